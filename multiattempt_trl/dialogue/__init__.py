@@ -1,0 +1,1 @@
+"""The game itself: questions, attempts, verdicts, feedback and prices. Standard library only."""

@@ -1,0 +1,133 @@
+"""The records of a dialogue: facts only, frozen, saved as JSON lines. What they are worth is priced later."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from multiattempt_trl.dialogue.boxes import last_boxed
+
+
+class Verdict(StrEnum):
+    """What the grader says of one attempt."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    INVALID = "invalid"
+    """Not well formed: no closed, non-empty box at its end."""
+
+
+class Ending(StrEnum):
+    """Why an episode is over."""
+
+    SOLVED = "solved"
+    """The task's end: an attempt was correct."""
+    EXHAUSTED = "exhausted"
+    """The budget's end: no attempt left."""
+    TRUNCATED = "truncated"
+    """Our token limit's end: the last attempt was cut, or no room was left for another."""
+
+
+FINISH_REASONS = ("eos", "stop", "length", "error")
+"""How an attempt's generation ended: end of turn, closed box, token cap, or a failed request."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """A problem with its known answer.
+
+    >>> Question(id="gcd-12-18", problem="What is the greatest common divisor of 12 and 18?", answer="6").answer
+    '6'
+    """
+
+    id: str
+    """Stable across runs: the budget is drawn from it."""
+    problem: str
+    answer: str
+    """The gold answer, as the grader compares it."""
+    benchmark: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.problem.strip():
+            raise ValueError(f"question {self.id!r} has an empty problem; drop the row or fill the column")
+        if not self.answer.strip():
+            raise ValueError(f"question {self.id!r} has an empty gold answer; drop the row or fill the column")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One answer of the model, with the exact tokens it was given and the exact tokens it sampled."""
+
+    prompt_ids: tuple[int, ...]
+    """Everything the model read: the prompt, its earlier attempts and the feedback to them."""
+    response_ids: tuple[int, ...]
+    """Everything it sampled, the stop token included."""
+    response: str
+    """`response_ids` as text, special tokens left out."""
+    verdict: Verdict
+    finish_reason: str
+    logprobs: tuple[float, ...] | None = field(default=None, repr=False)
+    """The sampler's log-probability of each response id, where the backend gives it."""
+
+    @property
+    def answer(self) -> str | None:
+        """What stands in the last box; None where the attempt is not well formed."""
+        return last_boxed(self.response)
+
+    @property
+    def well_formed(self) -> bool:
+        return self.verdict is not Verdict.INVALID
+
+    @property
+    def tokens(self) -> int:
+        return len(self.response_ids)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Episode:
+    """A whole dialogue: at most `budget` attempts at one question."""
+
+    question: Question
+    budget: int
+    attempts: tuple[Attempt, ...]
+    ending: Ending
+    sample: int = 0
+    """Which of several dialogues about the same question this is."""
+
+    @property
+    def attempts_used(self) -> int:
+        return len(self.attempts)
+
+    @property
+    def sampled_tokens(self) -> int:
+        return sum(attempt.tokens for attempt in self.attempts)
+
+    def solved_within(self, k: int) -> bool:
+        """Whether one of the first k attempts is correct."""
+        return any(attempt.verdict is Verdict.CORRECT for attempt in self.attempts[:k])
+
+    def repeats(self, k: int) -> bool:
+        """Whether attempt k (from 1) gives an answer that an earlier attempt gave already."""
+        answer = self.attempts[k - 1].answer
+        return answer is not None and answer in [earlier.answer for earlier in self.attempts[: k - 1]]
+
+    def to_json(self) -> dict[str, Any]:
+        """One line of `episodes.jsonl`: text and facts, without token ids."""
+        return {
+            "benchmark": self.question.benchmark,
+            "id": self.question.id,
+            "budget": self.budget,
+            "sample": self.sample,
+            "problem": self.question.problem,
+            "gold": self.question.answer,
+            "attempts": [
+                {
+                    "response": attempt.response,
+                    "answer": attempt.answer,
+                    "verdict": attempt.verdict.value,
+                    "finish_reason": attempt.finish_reason,
+                    "tokens": attempt.tokens,
+                }
+                for attempt in self.attempts
+            ],
+            "ending": self.ending.value,
+        }

@@ -1,0 +1,108 @@
+r"""What is said to the model: the prompt presets and the feedback styles, as chat messages."""
+
+from dataclasses import dataclass
+from string import Formatter
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptPreset:
+    """Role and wording of the first prompt and of the feedback.
+
+    Templates are `str.format` strings over `problem`, `attempts` ("1 attempt", "2 attempts") and `attempts_left` (the
+    number). Only these names may stand in braces.
+    """
+
+    name: str
+    system: str | None
+    """Template of the opening system turn; None for no such turn of ours."""
+    user: str
+    feedback_role: str
+    feedback: str
+    """What a wrong or invalid answer is told, in the style `binary`."""
+    plural: bool = True
+    """Whether one attempt is written "1 attempt"; the published code always writes "attempts"."""
+
+    def __post_init__(self) -> None:
+        for template in filter(None, (self.system, self.user, self.feedback)):
+            check_template(template, f"preset {self.name!r}")
+
+    def attempts_text(self, count: int) -> str:
+        return f"{count} attempt" if self.plural and count == 1 else f"{count} attempts"
+
+    def first_messages(self, problem: str, attempts: int) -> list[Message]:
+        """The opening turns for a question with this many attempts."""
+        fill = {"problem": problem, "attempts": self.attempts_text(attempts), "attempts_left": attempts}
+        messages = [{"role": "user", "content": self.user.format(**fill)}]
+        if self.system is not None:
+            messages.insert(0, {"role": "system", "content": self.system.format(**fill)})
+        return messages
+
+    def feedback_message(self, style: str, problem: str, attempts_left: int) -> Message:
+        """The turn after an attempt that was not correct.
+
+        `style` is `binary` (the preset's own sentence), `none` (the question again, nothing said of the answer), or a
+        template of the user's own.
+        """
+        template = {"binary": self.feedback, "none": "{problem}"}.get(style, style)
+        fill = {"problem": problem, "attempts": self.attempts_text(attempts_left), "attempts_left": attempts_left}
+        return {"role": self.feedback_role, "content": template.format(**fill)}
+
+
+def check_template(template: str, where: str) -> None:
+    """Raises `ValueError` where a template names anything but `problem`, `attempts` and `attempts_left`."""
+    try:
+        names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"{where}: {template!r} is not a template ({error}); write literal braces doubled") from error
+    unknown = sorted(set(names) - {"problem", "attempts", "attempts_left"})
+    if unknown:
+        raise ValueError(
+            f"{where}: unknown field {unknown[0]!r} in {template!r}; "
+            "use {problem}, {attempts} or {attempts_left}, and write literal braces doubled"
+        )
+
+
+def check_feedback(style: str) -> None:
+    """Raises `ValueError` unless `style` is `none`, `binary` or a usable, non-empty template."""
+    if style in ("none", "binary"):
+        return
+    if " " not in style.strip():  # a sentence has a space: one word is a misspelt style
+        raise ValueError(f"feedback {style!r} is neither 'none', 'binary' nor a sentence of your own")
+    check_template(style, "feedback")
+
+
+PAPER = PromptPreset(
+    name="paper",
+    system=None,
+    # The paper shows an R1-style instruction in the user turn; the wording is ours, the parts are the paper's:
+    # reason first, answer in a box, the number of attempts.
+    user=(
+        "Answer the question below. First think about the reasoning process step by step, then give the final answer "
+        "inside \\boxed{{}}. You have {attempts}.\n\nQuestion: {problem}"
+    ),
+    feedback_role="user",
+    feedback="Your answer is wrong. Try alternatives and refine your answer. You have {attempts} left.",
+)
+
+PAPER_CODE = PromptPreset(
+    name="paper-code",
+    system=(
+        "Please reason step by step, and put your final answer within \\boxed{{}}. You have {attempts} to answer the "
+        "questions, and you should provide the full reasoning steps in each attempt."
+    ),
+    user="{problem}",
+    feedback_role="system",
+    feedback="Your answer is incorrect. You have {attempts} left. Try an alternative.",
+    plural=False,
+)
+
+PRESETS: dict[str, PromptPreset] = {preset.name: preset for preset in (PAPER, PAPER_CODE)}
+
+
+def get_preset(name: str) -> PromptPreset:
+    """The preset of that name; raises `ValueError` that lists the known ones."""
+    if name not in PRESETS:
+        raise ValueError(f"prompt_preset {name!r} is unknown; choose one of {', '.join(sorted(PRESETS))}")
+    return PRESETS[name]

@@ -1,0 +1,96 @@
+"""From messages to token ids through the model's own chat template, append-only.
+
+Only our words are ever tokenised: the opening turns once, and each feedback as the difference of two renderings. What
+the model sampled is kept as it was sampled.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from multiattempt_trl.dialogue.prompts import Message
+
+_PROBE = "PROBE"
+
+
+class ChatTokenizer(Protocol):
+    """The part of a transformers tokenizer that rendering needs."""
+
+    chat_template: Any
+
+    def apply_chat_template(self, conversation: list[Message], **kwargs: Any) -> Any: ...
+    def __call__(self, text: str, **kwargs: Any) -> Any: ...
+    def decode(self, token_ids: Sequence[int], **kwargs: Any) -> Any: ...
+
+
+class Renderer:
+    """Renders openings and feedback for one tokenizer.
+
+    Args:
+        tokenizer: a tokenizer with a chat template.
+        stop_ids: ids that end a turn besides the template's own end-of-turn token (the model's EOS ids).
+
+    Raises `ValueError` where there is no chat template, or where it rewrites earlier turns, so that a prompt would not
+    extend the tokens the model sampled.
+    """
+
+    def __init__(self, tokenizer: ChatTokenizer, stop_ids: Sequence[int] = ()) -> None:
+        if not tokenizer.chat_template:
+            raise ValueError(
+                "the tokenizer has no chat template; pass --chat_template with a file, or with the name of one that "
+                "TRL ships (qwen2_5, llama3, ...)"
+            )
+        self.tokenizer = tokenizer
+        self._tails: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._check_append_only()
+        end_of_turn = self._tail({"role": "user", "content": _PROBE})[0]
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((end_of_turn, *stop_ids)))
+        """Ids that end an attempt. The first is the template's end-of-turn token, which feedback must not repeat."""
+
+    def prompt_ids(self, messages: list[Message]) -> tuple[int, ...]:
+        """The opening turns, up to where the model's first answer begins."""
+        return self._encode(self._text(messages, generate=True))
+
+    def feedback_ids(self, message: Message, response_ids: Sequence[int]) -> tuple[int, ...]:
+        """What stands between an attempt and the next one: the end of its turn, the feedback, the next turn's opening.
+
+        The end-of-turn token is brought along only where the model did not sample it: after a stop at the closed box,
+        after the token cap, or after another of the model's EOS tokens.
+        """
+        tail = self._tail(message)
+        return tail[1:] if response_ids and response_ids[-1] == tail[0] else tail
+
+    def response_text(self, response_ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(response_ids, skip_special_tokens=True))
+
+    def _tail(self, message: Message) -> tuple[int, ...]:
+        key = (message["role"], message["content"])
+        if key not in self._tails:
+            opening = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _PROBE}]
+            text = self._text([*opening, message], generate=True)
+            # Feedback may itself hold the probe word, so cut where the shorter rendering ends.
+            start = len(self._text(opening[:1], generate=True)) + len(_PROBE)
+            self._tails[key] = self._encode(text[start:])
+        return self._tails[key]
+
+    def _text(self, messages: list[Message], *, generate: bool) -> str:
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate))
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _check_append_only(self) -> None:
+        """Each rendering must begin with the one before it and the answer to it, thinking and boxes included."""
+        answer = "<think>\nsome reasoning\n</think>\n\nso \\boxed{1}"
+        messages: list[Message] = [{"role": "user", "content": "question"}]
+        text = self._text(messages, generate=True)
+        for _ in range(2):
+            messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": "feedback"}]
+            longer = self._text(messages, generate=True)
+            if not longer.startswith(text + answer):
+                raise ValueError(
+                    "the chat template is not append-only: it rewrites an earlier turn when a new one is added "
+                    f"(expected {(text + answer)[-60:]!r} to stand unchanged), so the tokens trained on would not be the "
+                    "tokens sampled. Pass --chat_template with a prefix-preserving one; TRL ships several as "
+                    "chat_templates/*_training.jinja"
+                )
+            text = longer

@@ -1,0 +1,1 @@
+"""Playing dialogues: one scheduler over backends that turn prompts into completions."""

@@ -1,0 +1,45 @@
+"""The joint between the scheduler and whatever generates: requests in, results out."""
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenRequest:
+    """One attempt to be generated."""
+
+    request_id: int
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int
+    stop_at_box: bool = False
+    """End the attempt with the token that closes its first non-empty box."""
+    seed: int | None = None
+    """For backends that can seed each request; the lock-step backend samples from the global generator."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenResult:
+    """What was sampled for one request, the stop token included and nothing after it."""
+
+    request_id: int
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    """One of `dialogue.episode.FINISH_REASONS`."""
+    logprobs: tuple[float, ...] | None = None
+
+
+class RolloutBackend(Protocol):
+    """Generates. As a context manager it gets the model ready for one rollout and puts it back after."""
+
+    eager: bool
+    """Whether it takes requests at any time; where False, `poll` is one lock-step generation over all submitted."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def submit(self, requests: list[GenRequest]) -> None: ...
+    def poll(self, timeout: float | None = None) -> list[GenResult]:
+        """Finished requests, at least one where any is running; waits at most `timeout` seconds (None: no limit)."""
+        ...
