@@ -100,9 +100,3 @@ PAPER_CODE = PromptPreset(
 
 PRESETS: dict[str, PromptPreset] = {preset.name: preset for preset in (PAPER, PAPER_CODE)}
 
-
-def get_preset(name: str) -> PromptPreset:
-    """The preset of that name; raises `ValueError` that lists the known ones."""
-    if name not in PRESETS:
-        raise ValueError(f"prompt_preset {name!r} is unknown; choose one of {', '.join(sorted(PRESETS))}")
-    return PRESETS[name]

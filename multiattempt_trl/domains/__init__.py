@@ -1,0 +1,53 @@
+"""Domains: each folder brings its questions, its words and its grader, as one `DOMAIN` record."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
+from multiattempt_trl.dialogue.episode import Question
+from multiattempt_trl.dialogue.prompts import PRESETS, PromptPreset
+from multiattempt_trl.rollout.play import Grade
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Domain:
+    """What training and evaluation need to know of a task."""
+
+    name: str
+    load_train: Callable[[str | None], list[Question]]
+    """Training questions from a Hub id or a local file; None for the domain's own set."""
+    load_benchmark: Callable[[str], list[Question]]
+    """Test questions of a benchmark by name, by `name=path`, or by path (its stem is the name)."""
+    benchmarks: tuple[str, ...]
+    """What is evaluated by default."""
+    grader: Callable[[], AbstractContextManager[Grade]]
+    """Opens the grader (and its worker processes, where it has any)."""
+    default_preset: str = "paper"
+    presets: Mapping[str, PromptPreset] = field(default_factory=dict)
+    """Presets of its own, besides `dialogue.prompts.PRESETS`."""
+    build_model: Callable[[int], Path] | None = None
+    """Makes (or finds in its cache) the model that training starts from, for a seed; None where a model must be named."""
+
+    def preset(self, name: str | None) -> PromptPreset:
+        """The preset of that name, the domain's default for None; raises `ValueError` that lists the known ones."""
+        known = {**PRESETS, **self.presets}
+        name = name or self.default_preset
+        if name not in known:
+            raise ValueError(f"prompt_preset {name!r} is unknown; choose one of {', '.join(sorted(known))}")
+        return known[name]
+
+
+def domain_names() -> list[str]:
+    return sorted(module.name for module in iter_modules(__path__) if module.ispkg)
+
+
+def get_domain(name: str) -> Domain:
+    """The domain in the folder of that name; raises `ValueError` that lists the known ones."""
+    if name not in domain_names():
+        raise ValueError(f"domain {name!r} is unknown; choose one of {', '.join(domain_names())}")
+    domain = import_module(f"{__name__}.{name}").DOMAIN
+    assert isinstance(domain, Domain)
+    return domain

@@ -1,0 +1,171 @@
+"""The lock-step backend: one Hugging Face `generate` over all waiting attempts. Needs nothing but transformers."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+
+from multiattempt_trl.dialogue.boxes import BoxMatcher
+from multiattempt_trl.dialogue.rendering import ChatTokenizer
+from multiattempt_trl.rollout.requests import GenRequest, GenResult
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How tokens are drawn. Temperature 0 is greedy."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be at least 0 (0 is greedy), got {self.temperature}")
+
+    def generation_kwargs(self) -> dict[str, Any]:
+        """The same as arguments of a transformers `GenerationConfig`."""
+        if self.temperature == 0:
+            # Neutral values, since a model's own generation_config may carry others.
+            return {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
+        return {
+            "do_sample": True,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+        }
+
+
+class TransformersBackend:
+    """Generates all submitted requests together, in chunks of `batch_size` rows.
+
+    Args:
+        open_model: a context manager that yields the model ready to generate (TRL's `unwrap_model_for_generation` in
+            training); it is open for a whole rollout.
+        tokenizer: its pad id fills the left of shorter prompts, and its text tells where a box closes.
+        stop_ids: ids that end an attempt.
+        batch_size: rows per `generate` call; None for all at once.
+    """
+
+    eager = False
+
+    def __init__(
+        self,
+        open_model: Callable[[], AbstractContextManager[PreTrainedModel]],
+        tokenizer: ChatTokenizer,
+        *,
+        pad_token_id: int,
+        stop_ids: Sequence[int],
+        sampling: Sampling,
+        batch_size: int | None = None,
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"the generation batch size must be at least 1, got {batch_size}")
+        self.open_model, self.tokenizer, self.batch_size = open_model, tokenizer, batch_size
+        self.pad_token_id, self.stop_ids, self.sampling = pad_token_id, tuple(stop_ids), sampling
+        self._pieces: dict[int, str] = {}
+        self._waiting: list[GenRequest] = []
+
+    @classmethod
+    def for_model(cls, model: PreTrainedModel, tokenizer: ChatTokenizer, **kwargs: Any) -> Self:
+        """A backend over a model that is always ready, as in evaluation."""
+        return cls(lambda: nullcontext(model), tokenizer, **kwargs)
+
+    def __enter__(self) -> Self:
+        self._waiting = []
+        self._context = self.open_model()
+        self._model = self._context.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._model
+        self._context.__exit__(kind, error, trace)
+
+    def submit(self, requests: list[GenRequest]) -> None:
+        self._waiting += requests
+
+    def poll(self, timeout: float | None = None) -> list[GenResult]:
+        """All that was submitted since the last call; `timeout` has no meaning here."""
+        requests, self._waiting = self._waiting, []
+        size = self.batch_size or max(len(requests), 1)
+        return [
+            result
+            for start in range(0, len(requests), size)
+            for result in self._generate(requests[start : start + size])
+        ]
+
+    @torch.no_grad()
+    def _generate(self, requests: list[GenRequest]) -> list[GenResult]:
+        device = self._model.device
+        width = max(len(request.prompt_ids) for request in requests)
+        pads = [width - len(request.prompt_ids) for request in requests]
+        rows = [[self.pad_token_id] * pad + list(r.prompt_ids) for pad, r in zip(pads, requests, strict=True)]
+        mask = [[0] * pad + [1] * (width - pad) for pad in pads]
+        ends = AttemptEnds(requests, self.piece, width)
+        config = GenerationConfig(
+            max_new_tokens=max(request.max_new_tokens for request in requests),
+            pad_token_id=self.pad_token_id,
+            eos_token_id=list(self.stop_ids),
+            disable_compile=True,
+            **self.sampling.generation_kwargs(),
+        )
+        output = self._model.generate(
+            input_ids=torch.tensor(rows, device=device),
+            attention_mask=torch.tensor(mask, device=device),
+            generation_config=config,
+            # Without need of it, leave `generate` as stock GRPO calls it.
+            stopping_criteria=StoppingCriteriaList([ends]) if ends.needed else None,
+        )
+        sampled = output[:, width:].tolist()
+        return [self._result(request, ids) for request, ids in zip(requests, sampled, strict=True)]
+
+    def _result(self, request: GenRequest, token_ids: list[int]) -> GenResult:
+        """Cuts a row at its own end: what follows are pads, or tokens sampled while longer rows went on."""
+        matcher = BoxMatcher()
+        for count, token_id in enumerate(token_ids, start=1):
+            if token_id in self.stop_ids:
+                reason = "eos"
+            elif request.stop_at_box and matcher.feed(self.piece(token_id)) is not None:
+                reason = "stop"
+            elif count == request.max_new_tokens:
+                reason = "length"
+            else:
+                continue
+            return GenResult(request_id=request.request_id, token_ids=tuple(token_ids[:count]), finish_reason=reason)
+        raise AssertionError("generate() ended a row before its end of turn, its box or its token cap")
+
+    def piece(self, token_id: int) -> str:
+        r"""A token's own text. `\boxed{}` is ASCII, so decoding token by token never splits one of its characters."""
+        if token_id not in self._pieces:
+            self._pieces[token_id] = str(self.tokenizer.decode([token_id]))
+        return self._pieces[token_id]
+
+
+class AttemptEnds(StoppingCriteria):
+    """Ends each row at its closed box or its own token cap, while the others go on."""
+
+    def __init__(self, requests: Sequence[GenRequest], piece: Callable[[int], str], prompt_width: int) -> None:
+        self.caps = torch.tensor([request.max_new_tokens for request in requests])
+        self.matchers = [BoxMatcher() if request.stop_at_box else None for request in requests]
+        self.piece, self.prompt_width = piece, prompt_width
+
+    @property
+    def needed(self) -> bool:
+        return any(self.matchers) or len(set(self.caps.tolist())) > 1
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+        done = self.caps <= input_ids.size(1) - self.prompt_width
+        for row, (matcher, token_id) in enumerate(zip(self.matchers, input_ids[:, -1].tolist(), strict=True)):
+            if matcher is not None:
+                matcher.feed(self.piece(token_id))
+                done[row] |= matcher.closed
+        return done.to(input_ids.device)  # type: ignore[return-value]
