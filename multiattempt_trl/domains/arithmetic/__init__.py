@@ -1,0 +1,61 @@
+"""Arithmetic without a data set: gcd and remainder questions, and a small model that is made for them on the spot."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from multiattempt_trl.dialogue.episode import Question
+from multiattempt_trl.dialogue.prompts import PAPER, PromptPreset
+from multiattempt_trl.domains import Domain
+from multiattempt_trl.domains.arithmetic.grading import grade_exactly
+from multiattempt_trl.domains.arithmetic.questions import Split, questions
+from multiattempt_trl.rollout.play import Grade
+
+PRESET = PromptPreset(
+    name="arithmetic",
+    system=None,
+    # No word of the box: the warm start has taught it, and every token costs time on a CPU.
+    user="{problem} You have {attempts}.",
+    feedback_role=PAPER.feedback_role,
+    feedback=PAPER.feedback,
+)
+
+BENCHMARKS: dict[str, Split] = {"arithmetic": "test", "arithmetic-validation": "validation"}
+
+
+def load_train(source: str | None) -> list[Question]:
+    if source is not None:
+        raise ValueError(f"arithmetic makes its own questions, so it cannot read {source!r}; leave the data set out")
+    return questions("train")
+
+
+def load_benchmark(name: str) -> list[Question]:
+    if name not in BENCHMARKS:
+        raise ValueError(
+            f"benchmark {name!r} is unknown: arithmetic makes its own questions and reads no files; "
+            f"choose one of {', '.join(BENCHMARKS)}"
+        )
+    return questions(BENCHMARKS[name])
+
+
+@contextmanager
+def open_grader() -> Iterator[Grade]:
+    yield grade_exactly
+
+
+def build_model(seed: int) -> Path:
+    from multiattempt_trl.domains.arithmetic.warm_start import build_warm_start
+
+    return build_warm_start(seed)
+
+
+DOMAIN = Domain(
+    name="arithmetic",
+    load_train=load_train,
+    load_benchmark=load_benchmark,
+    benchmarks=("arithmetic",),
+    grader=open_grader,
+    default_preset=PRESET.name,
+    presets={PRESET.name: PRESET},
+    build_model=build_model,
+)

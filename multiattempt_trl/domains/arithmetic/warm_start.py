@@ -1,0 +1,216 @@
+"""The warm start: a small model taught to answer and, on purpose, not to use feedback.
+
+Three quarters of its lessons are single answers. In the others earlier attempts were told they are wrong, but they were
+drawn so that the feedback carries no information: most of them *are* the right answer. So the model learns the shape of
+a retry and stays with its answer; using the feedback is left for reinforcement learning to discover.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import multiattempt_trl
+from multiattempt_trl.dialogue.env import Environment
+from multiattempt_trl.dialogue.prompts import PromptPreset
+from multiattempt_trl.dialogue.rendering import Renderer
+from multiattempt_trl.domains.arithmetic.questions import KINDS, Arithmetic, draws
+from multiattempt_trl.domains.arithmetic.tokenizer import ANSWER
+
+# PyTorch, transformers and TRL are imported where they are used: the domain's record must load quickly.
+
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "ACCELERATE_")
+"""Environment variables, by prefix, that would make the build one rank of the launch that asked for it."""
+
+MICRO_BATCHES = 4
+"""Forward passes per optimizer step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WarmStart:
+    """The recipe's settings, chosen on the validation split."""
+
+    steps: int = 600
+    batch_size: int = 64
+    learning_rate: float = 4e-3
+    warmup_steps: int = 30
+    retries: float = 0.25
+    """Share of lessons that answer after earlier attempts."""
+    planted: float = 0.6
+    """Chance that an earlier attempt, said to be wrong, is the right answer; else it answers another question."""
+    max_attempts: int = 5
+    """Budgets are uniform from 1 (2 for a retry) to this."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lesson:
+    """One row: the tokens that reinforcement learning would see, and the last answer as the target."""
+
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    """The end-of-turn token included."""
+
+    @property
+    def input_ids(self) -> list[int]:
+        return [*self.prompt_ids, *self.answer_ids]
+
+    @property
+    def labels(self) -> list[int]:
+        return [-100] * len(self.prompt_ids) + list(self.answer_ids)
+
+
+def lessons(settings: WarmStart, preset: PromptPreset, renderer: Renderer, seed: int) -> Iterator[Lesson]:
+    """Endless lessons from the train split, both kinds equally often."""
+    random = Random(f"warm start {seed}")
+    sources = {kind: draws(kind, "train", random) for kind in KINDS}
+    while True:
+        source = sources[random.choice(KINDS)]
+        operands = next(source)
+        retry = random.random() < settings.retries
+        budget = random.randint(2 if retry else 1, settings.max_attempts)
+        earlier = [
+            operands if random.random() < settings.planted else next(source)
+            for _ in range(random.randint(1, budget - 1) if retry else 0)
+        ]
+        env = Environment(question=operands.question(), budget=budget, preset=preset)
+        yield _lesson(env, renderer, operands, earlier)
+
+
+def _lesson(env: Environment, renderer: Renderer, operands: Arithmetic, earlier: list[Arithmetic]) -> Lesson:
+    def answer_ids(answered: Arithmetic) -> tuple[int, ...]:
+        text = ANSWER.format(answer=answered.answer)
+        return (*renderer.tokenizer(text, add_special_tokens=False)["input_ids"], renderer.stop_ids[0])
+
+    prompt_ids = renderer.prompt_ids(env.first_messages())
+    for used, answered in enumerate(earlier, start=1):
+        response_ids = answer_ids(answered)
+        prompt_ids += response_ids + renderer.feedback_ids(env.feedback_message(used), response_ids)
+    return Lesson(prompt_ids=prompt_ids, answer_ids=answer_ids(operands))
+
+
+def build_warm_start(seed: int, cache_dir: Path = Path("outputs/warm_start"), settings: WarmStart | None = None) -> Path:
+    """The folder of the trained model and its tokenizer; made on first use, in about a minute on one CPU thread.
+
+    Its name holds the seed and a hash of the recipe. It is written beside and renamed into place, so that processes may
+    race for it. A child process trains, which leaves the caller's random state, threads and accelerator untouched and
+    keeps out of the caller's process group.
+    """
+    settings = settings or WarmStart()
+    target = Path(cache_dir) / f"seed{seed}-{fingerprint(settings, seed)}"
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as scratch:
+        built = Path(scratch) / "model"
+        arguments = json.dumps({"seed": seed, "folder": str(built.resolve()), "settings": asdict(settings)})
+        code = f"from {__name__} import train_in_child; train_in_child()"
+        subprocess.run([sys.executable, "-c", code], input=arguments, text=True, check=True, env=_child_environment())
+        try:
+            built.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was first, with the same model
+                raise
+    return target
+
+
+def fingerprint(settings: WarmStart, seed: int) -> str:
+    """Hash of all that shapes the model: settings, tokenizer, architecture, and lessons, which bring in the wording."""
+    from multiattempt_trl.domains.arithmetic.model import build_config
+
+    tokenizer, renderer, preset = _words()
+    sample = [lesson.input_ids for lesson in islice(lessons(settings, preset, renderer, seed), 256)]
+    recipe = {
+        "settings": asdict(settings),
+        "tokenizer": tokenizer.backend_tokenizer.to_str(),
+        "template": tokenizer.chat_template,
+        "model": build_config(tokenizer).to_diff_dict(),
+        "lessons": sample,
+    }
+    return blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=6).hexdigest()
+
+
+def _words():
+    from multiattempt_trl.domains.arithmetic import PRESET
+    from multiattempt_trl.domains.arithmetic.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer(PRESET)
+    return tokenizer, Renderer(tokenizer), PRESET
+
+
+def _child_environment() -> dict[str, str]:
+    """Ours without the launcher's variables, on one thread and on the CPU, so that every machine gets one recipe."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
+    package = str(Path(multiattempt_trl.__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, (package, kept.get("PYTHONPATH"))))
+    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        quiet["TQDM_DISABLE"] = "1"
+    return {**kept, **quiet, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def train_in_child() -> None:
+    """Entry point of the child process: reads its arguments from standard input."""
+    arguments = json.loads(sys.stdin.read())
+    train(WarmStart(**arguments["settings"]), arguments["seed"], Path(arguments["folder"]))
+
+
+def train(settings: WarmStart, seed: int, folder: Path) -> None:
+    """Trains with TRL's `SFTTrainer` and saves model and tokenizer. Deterministic for a seed on one thread."""
+    import torch
+    from datasets import Dataset
+    from tqdm.auto import tqdm
+    from transformers import set_seed
+
+    from multiattempt_trl.domains.arithmetic.model import build_model
+
+    torch.set_num_threads(1)
+    tokenizer, renderer, preset = _words()
+    count = settings.steps * settings.batch_size
+    source = tqdm(lessons(settings, preset, renderer, seed), total=count, desc="warm start: lessons", leave=False)
+    rows = []
+    for _ in range(settings.steps):
+        # By length inside a batch, so that a micro-batch of single answers is not padded to the longest retry.
+        rows += sorted(islice(source, settings.batch_size), key=lambda lesson: len(lesson.input_ids))
+    source.close()
+    dataset = Dataset.from_dict({"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]})
+    set_seed(seed)
+    model = build_model(tokenizer)
+    _fit(model, tokenizer, dataset, settings, seed)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _fit(model, tokenizer, dataset, settings: WarmStart, seed: int) -> None:
+    from trl import SFTConfig, SFTTrainer
+
+    with tempfile.TemporaryDirectory() as scratch:
+        config = SFTConfig(
+            output_dir=scratch,
+            max_steps=settings.steps,
+            per_device_train_batch_size=settings.batch_size // MICRO_BATCHES,
+            gradient_accumulation_steps=MICRO_BATCHES,
+            train_sampling_strategy="sequential",
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type="linear",
+            warmup_steps=settings.warmup_steps,
+            max_length=None,
+            packing=False,
+            pad_to_multiple_of=None,
+            dataset_kwargs={"skip_prepare_dataset": True},  # rows are token ids with their labels already
+            bf16=False,
+            gradient_checkpointing=False,
+            dataloader_pin_memory=False,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            use_cpu=True,
+            seed=seed,
+        )
+        SFTTrainer(model=model, args=config, train_dataset=dataset, processing_class=tokenizer).train()
