@@ -1,4 +1,4 @@
-"""How many attempts a question gets in this step: a stable function of (seed, step, question), never of a sampler's state."""
+"""How many attempts a question gets in this step: a stable function of (seed, step, question), no sampler's state."""
 
 from hashlib import blake2b
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Numbers that explain episodes: each is a list of one value per episode (or attempt), to be averaged by whoever logs it."""
+"""Numbers that explain episodes: each a list of one value per episode or attempt, to be averaged by whoever logs it."""
 
 from collections import defaultdict
 from collections.abc import Iterable

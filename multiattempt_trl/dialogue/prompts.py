@@ -99,4 +99,3 @@ PAPER_CODE = PromptPreset(
 )
 
 PRESETS: dict[str, PromptPreset] = {preset.name: preset for preset in (PAPER, PAPER_CODE)}
-

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 from multiattempt_trl.dialogue.prompts import Message
 
-_PROBE = "PROBE"
+_ANSWER = "so \\boxed{1}"
+_REASONED = "some reasoning\n</think>\n\n" + _ANSWER
+_ROLE = "use a prompt_preset whose feedback is a 'user' turn, such as 'paper', or another --chat_template"
 
 
 class ChatTokenizer(Protocol):
@@ -29,8 +31,8 @@ class Renderer:
         tokenizer: a tokenizer with a chat template.
         stop_ids: ids that end a turn besides the template's own end-of-turn token (the model's EOS ids).
 
-    Raises `ValueError` where there is no chat template, or where it rewrites earlier turns, so that a prompt would not
-    extend the tokens the model sampled.
+    Raises `ValueError` where there is no chat template, where it rewrites earlier turns, so that a prompt would not
+    extend the tokens the model sampled, or where its end of turn is not a special token of this tokenizer.
     """
 
     def __init__(self, tokenizer: ChatTokenizer, stop_ids: Sequence[int] = ()) -> None:
@@ -41,20 +43,28 @@ class Renderer:
             )
         self.tokenizer = tokenizer
         self._tails: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._answer = _answer_to(self._text([{"role": "user", "content": "question"}]))
         self._check_append_only()
-        end_of_turn = self._tail({"role": "user", "content": _PROBE})[0]
+        end_of_turn = self._tail({"role": "user", "content": "feedback"})[0]
+        if text := self.response_text([end_of_turn]):
+            raise ValueError(
+                f"the chat template ends a turn with {text!r}, which is no special token of this tokenizer: every attempt "
+                "would stop there. Pass --chat_template with the model's own one"
+            )
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((end_of_turn, *stop_ids)))
         """Ids that end an attempt. The first is the template's end-of-turn token, which feedback must not repeat."""
 
     def prompt_ids(self, messages: list[Message]) -> tuple[int, ...]:
         """The opening turns, up to where the model's first answer begins."""
-        return self._encode(self._text(messages, generate=True))
+        return self._encode(self._text(messages))
 
     def feedback_ids(self, message: Message, response_ids: Sequence[int]) -> tuple[int, ...]:
         """What stands between an attempt and the next one: the end of its turn, the feedback, the next turn's opening.
 
         The end-of-turn token is brought along only where the model did not sample it: after a stop at the closed box,
         after the token cap, or after another of the model's EOS tokens.
+
+        Raises `ValueError` where the template has no place for a turn of this role after an answer.
         """
         tail = self._tail(message)
         return tail[1:] if response_ids and response_ids[-1] == tail[0] else tail
@@ -65,32 +75,46 @@ class Renderer:
     def _tail(self, message: Message) -> tuple[int, ...]:
         key = (message["role"], message["content"])
         if key not in self._tails:
-            opening = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _PROBE}]
-            text = self._text([*opening, message], generate=True)
-            # Feedback may itself hold the probe word, so cut where the shorter rendering ends.
-            start = len(self._text(opening[:1], generate=True)) + len(_PROBE)
-            self._tails[key] = self._encode(text[start:])
+            messages: list[Message] = [{"role": "user", "content": "question"}]
+            before = self._text(messages) + self._answer
+            messages += [{"role": "assistant", "content": self._answer}, message]
+            try:
+                text = self._text(messages)
+            except Exception as error:  # whatever a template raises
+                raise ValueError(f"the chat template refuses a {message['role']!r} turn: {error}; {_ROLE}") from error
+            if not text.startswith(before) or message["content"].strip() not in text[len(before) :]:
+                raise ValueError(f"the chat template drops or moves a {message['role']!r} turn; {_ROLE}")
+            self._tails[key] = self._encode(text[len(before) :])
         return self._tails[key]
 
-    def _text(self, messages: list[Message], *, generate: bool) -> str:
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate))
+    def _text(self, messages: list[Message]) -> str:
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _check_append_only(self) -> None:
         """Each rendering must begin with the one before it and the answer to it, thinking and boxes included."""
-        answer = "<think>\nsome reasoning\n</think>\n\nso \\boxed{1}"
         messages: list[Message] = [{"role": "user", "content": "question"}]
-        text = self._text(messages, generate=True)
+        text = self._text(messages)
         for _ in range(2):
-            messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": "feedback"}]
-            longer = self._text(messages, generate=True)
-            if not longer.startswith(text + answer):
+            messages += [{"role": "assistant", "content": self._answer}, {"role": "user", "content": "feedback"}]
+            longer = self._text(messages)
+            if not longer.startswith(text + self._answer):
                 raise ValueError(
                     "the chat template is not append-only: it rewrites an earlier turn when a new one is added "
-                    f"(expected {(text + answer)[-60:]!r} to stand unchanged), so the tokens trained on would not be the "
-                    "tokens sampled. Pass --chat_template with a prefix-preserving one; TRL ships several as "
+                    f"(expected {(text + self._answer)[-60:]!r} to stand unchanged), so the tokens trained on would "
+                    "not be the tokens sampled. Pass --chat_template with a prefix-preserving one; TRL ships several as "
                     "chat_templates/*_training.jinja"
                 )
             text = longer
+
+
+def _answer_to(prompt: str) -> str:
+    """An answer as it would be sampled: with thinking, unless the prompt has begun it or closed it already.
+
+    Templates that know of thinking put an empty block before an answer without it, so the probe must think.
+    """
+    if prompt.rstrip().endswith("<think>"):
+        return _REASONED
+    return _ANSWER if prompt.rstrip().endswith("</think>") else f"<think>\n{_REASONED}"

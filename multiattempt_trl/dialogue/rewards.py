@@ -2,7 +2,8 @@
 
 The value of stopping after attempt k is +1 if attempt k is correct, else -0.5 if a well-formed answer counts, else -1
 (paper, section 2). A credit scheme spreads the value of the last attempt over the attempts. No scheme pays for extra
-failures: the sum over an episode never grows when a failed attempt is repeated or put before a correct one.
+failures: the sum over an episode never grows when a failed attempt is repeated or put before a correct one, and the
+best that n failures can pay is the same for every n.
 """
 
 from collections.abc import Sequence
@@ -61,10 +62,11 @@ def price(
     - `improvement`: the value of stopping after attempt k minus that of stopping after attempt k - 1, so the sum
       telescopes to the terminal price.
 
-    Raises `ValueError` for an unknown credit, and for a discount that could make a late success cheaper than a failure.
+    Raises `ValueError` for an unknown credit, and for a discount that could pay more for failing longer.
 
     >>> from multiattempt_trl.dialogue.episode import Ending, Question
-    >>> def attempt(verdict): return Attempt(prompt_ids=(), response_ids=(), response="", verdict=verdict, finish_reason="eos")
+    >>> def attempt(verdict):
+    ...     return Attempt(prompt_ids=(), response_ids=(), response="", verdict=verdict, finish_reason="eos")
     >>> episode = Episode(question=Question(id="q", problem="p", answer="a"), budget=3, ending=Ending.SOLVED,
     ...                   attempts=tuple(map(attempt, (Verdict.INVALID, Verdict.WRONG, Verdict.CORRECT))))
     >>> price(episode), price(episode, credit="improvement"), price(episode, credit="discounted", attempt_discount=0.5)
@@ -89,8 +91,8 @@ def check_credit(credit: str, prices: Prices, attempt_discount: float) -> None:
         raise ValueError(f"attempt_discount must be in (0, 1], got {attempt_discount}")
     if credit != "discounted" and attempt_discount != 1.0:
         raise ValueError(f"attempt_discount={attempt_discount} has no effect with credit={credit!r}; use 'discounted'")
-    if credit == "discounted" and prices.wrong > 0:
+    if credit == "discounted" and not prices.wrong <= 0 <= prices.correct:
         raise ValueError(
-            f"credit='discounted' needs a wrong answer to be worth at most 0, got {prices.wrong}: "
-            "a late success could otherwise pay less than a failure"
+            f"credit='discounted' needs wrong <= 0 <= correct, got {prices.wrong} and {prices.correct}: otherwise a "
+            "late success could pay less than a failure, or more than an early one"
         )

@@ -23,6 +23,8 @@ class Dialogue:
         self.attempts: list[Attempt] = []
         self.prompt_ids = renderer.prompt_ids(env.first_messages())
         self.ending: Ending | None = None
+        if env.budget > 1:  # a template with no place for our feedback should say so now, not after the first failure
+            renderer.feedback_ids(env.feedback_message(1), ())
         if self.room < 1:
             raise ValueError(
                 f"question {env.question.id!r} leaves no room for an answer: its prompt takes {len(self.prompt_ids)} "
@@ -76,7 +78,8 @@ def play(
     Args:
         on_episode: called with each episode as it ends, in the order of their ends (a progress bar, a file).
 
-    Raises `ValueError` before any generation where a prompt leaves no room for an answer.
+    Raises `ValueError` before any generation where a prompt leaves no room for an answer, or where the chat template
+    has no place for the feedback.
     """
     dialogues = [Dialogue(env, renderer, limits) for env in envs]
     order = sorted(range(len(dialogues)), key=lambda index: -dialogues[index].env.budget)

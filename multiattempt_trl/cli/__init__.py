@@ -1,0 +1,48 @@
+"""The commands, one module each: YAML and command line in, objects out, run."""
+
+import sys
+import traceback
+from importlib import import_module
+from pathlib import Path
+
+COMMANDS = {
+    "ppo": "train with PPO, the paper's method: --config recipes/.../ppo/....yaml [--any_field value]",
+    "grpo": "train with GRPO: --config recipes/.../grpo/....yaml [--any_field value]",
+    "eval": "evaluate a checkpoint or Hub model at 1 to K attempts: --model ... [--benchmarks ...] [--budget 7]",
+    "reproduce": "warm start, single-turn RL and multi-attempt RL side by side: [--seeds 0 1 2]",
+}
+
+USAGE = "\n".join(
+    [
+        "usage: multiattempt COMMAND [options]",
+        "",
+        "Multi-attempt reinforcement learning: a language model learns from its own failed attempts.",
+        "",
+        *(f"  {name:<11}{text}" for name, text in COMMANDS.items()),
+        "",
+        "multiattempt COMMAND --help lists all options of a command.",
+    ]
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs one command; a mistake in what the user gave ends in one line that says so, with exit status 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        sys.stdout.write(USAGE + "\n")
+        return
+    if argv[0] not in COMMANDS:
+        sys.exit(f"multiattempt: unknown command {argv[0]!r}; choose one of {', '.join(COMMANDS)}")
+    try:
+        import_module(f"multiattempt_trl.cli.{argv[0]}").main(argv[1:])
+    except (ValueError, OSError) as error:
+        if not _said_by_us(error):
+            raise
+        sys.stderr.write(f"multiattempt {argv[0]}: error: {error}\n")
+        sys.exit(2)
+
+
+def _said_by_us(error: BaseException) -> bool:
+    """Whether our own code, or the parser of the recipe, raised it: then the message says all, else the trace is needed."""
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return "multiattempt_trl" in raised_in.parts or raised_in.parts[-3:] == ("trl", "scripts", "utils.py")

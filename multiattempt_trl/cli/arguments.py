@@ -1,0 +1,85 @@
+"""The arguments that are not TRL's: the task of a training run, and how a model is evaluated."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+SETTINGS_FILE = "multi_attempt.json"
+"""Beside a trained model: how it was spoken to, so that evaluation says the same words."""
+
+
+@dataclass
+class TaskArguments:
+    """What is trained on."""
+
+    domain: str = field(default="maths", metadata={"help": "arithmetic (makes its own questions) or maths."})
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Training questions: a Hub id or a local file. Default: the domain's own."}
+    )
+    eval_dataset_name: str | None = field(
+        default=None, metadata={"help": "With eval_strategy: a benchmark of the domain, `name=path` or a path."}
+    )
+    chat_template: str | None = field(
+        default=None,
+        metadata={"help": "A file, or the name of one that TRL ships (qwen2_5, llama3, ...). Default: the tokenizer's."},
+    )
+    skip_eval: bool = field(default=False, metadata={"help": "Do not evaluate after training."})
+
+
+@dataclass
+class EvalArguments:
+    """How a model is evaluated, after training or by `multiattempt eval`."""
+
+    benchmarks: str | None = field(
+        default=None,
+        metadata={"help": "Comma-separated names, `name=path` or paths. Default: all of the domain."},
+    )
+    budget: int = field(default=7, metadata={"help": "K: accuracy is reported at 1 to K attempts (paper: 7)."})
+    protocol: str = field(
+        default="nested",
+        metadata={"help": "nested: one run at budget K. paper: one run per budget.", "choices": ["nested", "paper"]},
+    )
+    eval_samples: int = field(default=1, metadata={"help": "Dialogues per question; needs a temperature if above 1."})
+    eval_temperature: float = field(default=0.0, metadata={"help": "0 is greedy (paper)."})
+    independent: int | None = field(
+        default=None,
+        metadata={"help": "Independent one-attempt samples per question behind pass@k. Default: K; 0 for none."},
+    )
+    eval_limit: int | None = field(default=None, metadata={"help": "Only the first this many questions of each."})
+    eval_batch_size: int = field(default=256, metadata={"help": "Attempts generated together."})
+    eval_max_attempt_tokens: int | None = field(
+        default=None, metadata={"help": "Cap on one attempt. Default: that of training, or the episode's."}
+    )
+    eval_max_episode_tokens: int = field(
+        default=8000, metadata={"help": "Cap on the sampled tokens of all attempts together (published code: 8,000)."}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("eval_limit", "eval_max_attempt_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a model is spoken to; saved beside it by training."""
+
+    domain: str = "maths"
+    prompt_preset: str | None = None
+    feedback: str = "binary"
+    stop_at_box: bool = False
+    max_attempt_tokens: int | None = None
+
+    def save(self, folder: str | Path) -> None:
+        path = Path(folder) / SETTINGS_FILE
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def beside(cls, model: str | Path) -> "Settings":
+        """What training saved in the model's folder, or above it for one of its checkpoints; the defaults elsewhere."""
+        for folder in (Path(model), Path(model).parent):
+            path = folder / SETTINGS_FILE
+            if path.is_file():
+                return cls(**json.loads(path.read_text(encoding="utf-8")))
+        return cls()

@@ -1,0 +1,130 @@
+"""What `ppo` and `grpo` share: from a recipe to a trained, saved and evaluated model."""
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from rich.console import Console
+from transformers.trainer_callback import ProgressCallback
+from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+
+from multiattempt_trl.cli.arguments import EvalArguments, Settings, TaskArguments
+from multiattempt_trl.cli.eval import evaluate_and_report
+from multiattempt_trl.domains import Domain, get_domain
+from multiattempt_trl.rollout.loading import load_tokenizer
+from multiattempt_trl.training.callbacks import JsonLines, Progress
+from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
+from multiattempt_trl.training.dataset import to_dataset
+from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def run(
+    command: str,
+    config_class: type[MultiAttemptGRPOConfig],
+    trainer_class: type[MultiAttemptGRPOTrainer],
+    argv: list[str],
+) -> None:
+    """Trains, saves, pushes where asked, evaluates, and prints where the time went.
+
+    Raises `ValueError` for an unknown key of the recipe and for values that cannot work.
+    """
+    parser = TrlParser((TaskArguments, EvalArguments, config_class, ModelConfig), prog=f"multiattempt {command}")
+    task, evaluation, args, model_args = parser.parse_args_and_config(argv)
+    domain = get_domain(task.domain)
+    preset = domain.preset(args.prompt_preset)
+    console = Console(stderr=True)
+    clock = {"start": perf_counter()}
+
+    model = model_args.model_name_or_path or _starting_model(domain, args.seed, console)
+    clock["warm start"] = perf_counter()
+    args.model_init_kwargs = _init_kwargs(model_args, args)
+    tokenizer = load_tokenizer(model, task.chat_template)
+    with domain.grader() as grade:
+        trainer = trainer_class(
+            model,
+            args,
+            to_dataset(domain.load_train(task.dataset_name)),
+            grade,
+            preset=preset,
+            eval_dataset=_eval_dataset(domain, task, args),
+            processing_class=tokenizer,
+            callbacks=[JsonLines(Path(args.output_dir) / METRICS_FILE)],
+            quantization_config=get_quantization_config(model_args),
+            peft_config=get_peft_config(model_args),
+        )
+        if not args.disable_tqdm:
+            trainer.remove_callback(ProgressCallback)
+            trainer.add_callback(Progress())
+        trainer.train(resume_from_checkpoint=_resume(args.resume_from_checkpoint))
+        clock["training"] = perf_counter()
+        settings = Settings(
+            domain=domain.name,
+            prompt_preset=preset.name,
+            feedback=args.feedback,
+            stop_at_box=args.stop_at_box,
+            max_attempt_tokens=args.max_completion_length,
+        )
+        _save(trainer, settings)
+        if not task.skip_eval:
+            unwrapped = trainer.accelerator.unwrap_model(trainer.model)
+            evaluate_and_report(
+                unwrapped, tokenizer, grade, domain, settings, evaluation, args.output_dir, args.seed
+            )
+            clock["evaluation"] = perf_counter()
+    _print_times(console, clock)
+
+
+def _starting_model(domain: Domain, seed: int, console: Console) -> str:
+    if domain.build_model is None:
+        raise ValueError(f"domain {domain.name!r} has no model of its own: set --model_name_or_path")
+    console.print(f"[bold]Warm start[/] (seed {seed}, cached once made)")
+    return str(domain.build_model(seed))
+
+
+def _init_kwargs(model_args: ModelConfig, args: MultiAttemptGRPOConfig) -> dict[str, Any]:
+    return {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(args.model_init_kwargs or {}),
+    }
+
+
+def _eval_dataset(domain: Domain, task: TaskArguments, args: MultiAttemptGRPOConfig) -> Any:
+    if args.eval_strategy == "no":
+        return None
+    if task.eval_dataset_name is None:
+        raise ValueError(f"eval_strategy={args.eval_strategy} needs eval_dataset_name, a benchmark of the domain")
+    return to_dataset(domain.load_benchmark(task.eval_dataset_name))
+
+
+def _resume(resume_from_checkpoint: str | bool | None) -> str | bool | None:
+    """`true` is the newest checkpoint of the output folder; anything else must be a folder."""
+    if resume_from_checkpoint is None or isinstance(resume_from_checkpoint, bool):
+        return resume_from_checkpoint
+    if resume_from_checkpoint.lower() in ("true", "false"):
+        return resume_from_checkpoint.lower() == "true"
+    if not (Path(resume_from_checkpoint) / "trainer_state.json").is_file():
+        raise ValueError(
+            f"resume_from_checkpoint {resume_from_checkpoint!r} is not a checkpoint (it has no trainer_state.json); "
+            "name a checkpoint-N folder, or true for the newest"
+        )
+    return resume_from_checkpoint
+
+
+def _save(trainer: MultiAttemptGRPOTrainer, settings: Settings) -> None:
+    trainer.save_model(trainer.args.output_dir)
+    if trainer.is_world_process_zero():
+        settings.save(trainer.args.output_dir)
+    trainer.create_model_card(model_name=Path(trainer.args.output_dir).name)
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+    trainer.end()
+
+
+def _print_times(console: Console, clock: dict[str, float]) -> None:
+    marks = list(clock.items())
+    spans = [f"{name} {now - before:.0f} s" for (_, before), (name, now) in zip(marks, marks[1:], strict=False)]
+    console.print("Time: " + ", ".join(spans))

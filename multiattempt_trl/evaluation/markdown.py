@@ -1,0 +1,61 @@
+"""Text for the report, in which nothing that a model or a data set wrote can act as Markdown."""
+
+import re
+from collections.abc import Sequence
+
+
+def percent(share: float) -> str:
+    """
+    >>> percent(0.4188)
+    '41.9'
+    """
+    return f"{100 * share:.1f}"
+
+
+def interval(limits: Sequence[float]) -> str:
+    """
+    >>> interval([0.389, 0.45])
+    '38.9 to 45.0'
+    """
+    lower, upper = limits
+    return f"{percent(lower)} to {percent(upper)}"
+
+
+def fenced(text: str, limit: int = 3_000) -> str:
+    """`text` in a fenced block that it cannot leave, since the fence is longer than any run of backticks in it.
+
+    Beyond `limit` characters the middle is left out, and said to be; `episodes.jsonl` has all of it.
+    """
+    if len(text) > limit:
+        head, tail = limit // 3, limit - limit // 3
+        text = f"{text[:head]}\n[... {len(text) - limit:,} characters left out ...]\n{text[-tail:]}"
+    fence = "`" * max(3, _longest_run(text) + 1)
+    # A lone carriage return ends a line for some readers and not for others.
+    body = "\n".join(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
+    return f"{fence}text\n{body}\n{fence}"
+
+
+def code(text: str, limit: int = 80) -> str:
+    """`text` as inline code on one line, at most `limit` characters of it.
+
+    >>> code("a `b`")
+    '`` a `b` ``'
+    """
+    text = " ".join(text.split())
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    ticks = "`" * (_longest_run(text) + 1)
+    space = " " if "`" in text or not text else ""
+    return f"{ticks}{space}{text or ' '}{space}{ticks}"
+
+
+def cell(text: str) -> str:
+    """`text` in a cell of a table, its own bars and Markdown escaped.
+
+    >>> cell("a|b_c")
+    'a\\\\|b\\\\_c'
+    """
+    return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def _longest_run(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)

@@ -1,0 +1,165 @@
+"""A process that compares answers with math-verify, one JSON line in and one out, and can be killed at any moment.
+
+Protocol: the worker writes `{"ready": true}` once it can compare; for each line `{"gold": ..., "answer": ...}` on
+stdin it writes one line `{"outcome": ...}`. It leaves when stdin closes, or when whoever started it is gone.
+"""
+
+import json
+import logging
+import os
+import resource
+import select
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from enum import StrEnum
+from types import FrameType
+from typing import IO, Any
+
+CPU_SECONDS = 3.0
+"""CPU time of one comparison. Not wall-clock time: a verdict must not depend on what else the machine does."""
+KILL_SECONDS = 2
+"""CPU time after that, until the kernel ends a comparison that never comes back to the interpreter."""
+RELATIVE_TOLERANCE = 1e-4
+"""Numbers further apart are different whatever math-verify says of them; the coarsest tolerance of a benchmark."""
+MEMORY_BYTES = 4 * 2**30
+"""Address space of the worker."""
+IDLE_SECONDS = 5.0
+"""How often an idle worker looks whether its parent still lives."""
+
+
+class Outcome(StrEnum):
+    """What a comparison came to. Nothing else leaves the worker: a sympy object is never printed or pickled."""
+
+    EQUAL = "equal"
+    DIFFERENT = "different"
+    UNPARSED = "unparsed"
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+    CRASH = "crash"
+    """Said by the client: the worker itself did not live to tell."""
+
+
+class CpuTimeExceeded(BaseException):
+    """Not an `Exception`: math-verify and sympy catch those, and would go on."""
+
+
+class CpuLimit:
+    """Raises `CpuTimeExceeded` in the block after `CPU_SECONDS`, again and again where something swallows it."""
+
+    def __init__(self) -> None:
+        self.armed = False
+        signal.signal(signal.SIGPROF, self._expire)
+        # A comparison inside one long C call never sees the signal above; SIGXCPU ends the process without its help.
+        self.hard_limit = resource.getrlimit(resource.RLIMIT_CPU)[1]
+
+    def __enter__(self) -> None:
+        used = int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
+        soft = used + 1 + int(CPU_SECONDS) + KILL_SECONDS
+        if self.hard_limit != resource.RLIM_INFINITY:
+            soft = min(soft, self.hard_limit)
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, self.hard_limit))
+        self.armed = True
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS, 0.2)
+
+    def __exit__(self, *_: object) -> None:
+        self.armed = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def _expire(self, number: int, frame: FrameType | None) -> None:
+        if self.armed:
+            raise CpuTimeExceeded
+
+
+def load_comparison() -> Callable[[str, str], Outcome]:
+    """Imports math-verify, without gmpy2 and flint: long integer arithmetic there does not see the signals above."""
+    os.environ["SYMPY_GROUND_TYPES"], os.environ["MPMATH_NOGMPY"] = "python", "1"
+    for module in ("gmpy2", "flint"):
+        sys.modules[module] = None  # type: ignore[assignment]  # documented: makes its import fail
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+
+    logging.disable()  # it warns of timeouts that are off (ours are on), and logs what it could not parse
+    warnings.simplefilter("ignore")
+    # The box first: else a text inside the box such as "final answer is" would be read before the box itself.
+    targets = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
+
+    def read(answer: str) -> list[Any]:
+        return list(parse(rf"\boxed{{{answer}}}", extraction_config=targets, parsing_timeout=None))
+
+    def compare(gold: str, answer: str) -> Outcome:
+        parsed_gold, parsed_answer = read(gold), read(answer)
+        if not (parsed_gold and parsed_answer):
+            return Outcome.UNPARSED
+        equal = verify(parsed_gold, parsed_answer, strict=True, allow_set_relation_comp=True, timeout_seconds=None)
+        return Outcome.EQUAL if equal and same_magnitude(parsed_gold[0], parsed_answer[0]) else Outcome.DIFFERENT
+
+    return compare
+
+
+def same_magnitude(gold: Any, answer: Any) -> bool:
+    """Whether two numbers agree relatively; True for anything but two real numbers.
+
+    math-verify compares to some decimal places, so that 1/2004! equals 1/2006! and 2^-99 equals 2^-98.
+    """
+    if not (getattr(gold, "is_number", False) and getattr(answer, "is_number", False)):
+        return True
+    try:
+        one, other = gold.doit().evalf(15), answer.doit().evalf(15)
+    except Exception:  # sympy raises anything on what a model may write; then math-verify's word stands
+        return True
+    if not (one.is_Float and other.is_Float):
+        return True
+    return bool(abs(one - other) <= RELATIVE_TOLERANCE * max(abs(one), abs(other)))
+
+
+def judge(compare: Callable[[str, str], Outcome], limit: CpuLimit, gold: str, answer: str) -> Outcome:
+    """One comparison within its limits."""
+    try:
+        with limit:
+            return compare(gold, answer)
+    except CpuTimeExceeded:
+        return Outcome.TIMEOUT
+    except MemoryError:
+        return Outcome.MEMORY
+
+
+def serve(requests: int, replies: IO[str], compare: Callable[[str, str], Outcome]) -> None:
+    """Answers every line from the file descriptor `requests` until it closes or the parent is gone."""
+    parent, limit, pending = os.getppid(), CpuLimit(), b""
+    print('{"ready": true}', file=replies, flush=True)
+    while os.getppid() == parent:
+        # A child forked from the parent may keep the pipe open after it: closing alone does not tell of its death.
+        if not select.select([requests], [], [], IDLE_SECONDS)[0]:
+            continue
+        piece = os.read(requests, 1 << 16)
+        if not piece:
+            return
+        *lines, pending = (pending + piece).split(b"\n")
+        for line in lines:
+            request = json.loads(line)
+            outcome = judge(compare, limit, request["gold"], request["answer"])
+            print(json.dumps({"outcome": outcome.value}), file=replies, flush=True)
+
+
+def main() -> None:
+    """Takes the pipes, imports, limits itself, and serves."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes our stdin
+    # The pipes are ours alone: whatever a library prints, or reads, goes nowhere.
+    requests, replies = os.dup(0), os.fdopen(os.dup(1), "w", encoding="ascii")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+    compare = load_comparison()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    memory = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, hard))
+    serve(requests, replies, compare)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BrokenPipeError:  # nobody reads the verdicts any more
+        os._exit(0)

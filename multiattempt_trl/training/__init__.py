@@ -1,0 +1,1 @@
+"""The trainers: thin TRL subclasses over pure tensor functions. The only room that subclasses TRL."""

@@ -1,0 +1,96 @@
+"""Callbacks: counters that survive a resume, metrics as JSON lines, a readable progress bar, an early check."""
+
+import json
+from collections.abc import Iterable
+from math import lcm
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_callback import ExportableState, ProgressCallback
+
+from multiattempt_trl.dialogue.episode import Episode
+from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
+
+
+class EpisodeCounter(TrainerCallback, ExportableState):
+    """Counts what was sampled so far, so that runs can be compared at equal sampled tokens; saved in checkpoints."""
+
+    def __init__(self, episodes: int = 0, sampled_tokens: int = 0) -> None:
+        self.episodes, self.sampled_tokens = episodes, sampled_tokens
+
+    def count(self, episodes: Iterable[Episode]) -> None:
+        for episode in episodes:
+            self.episodes += 1
+            self.sampled_tokens += episode.sampled_tokens
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"episodes": self.episodes, "sampled_tokens": self.sampled_tokens}}
+
+
+class WholeRollouts(TrainerCallback):
+    """Refuses a checkpoint interval that would cut a rollout in two: resuming would sample it anew."""
+
+    def on_train_begin(
+        self, args: MultiAttemptGRPOConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        micro_steps = args.steps_per_generation * args.num_iterations
+        updates = lcm(micro_steps, args.gradient_accumulation_steps) // args.gradient_accumulation_steps
+        if args.save_strategy == "steps" and state.save_steps % updates:
+            raise ValueError(
+                f"save_steps={int(state.save_steps)} would save in the middle of a rollout, which lasts {updates} "
+                f"optimizer steps, and a resumed run would differ: use a multiple of {updates}"
+            )
+
+
+class JsonLines(TrainerCallback):
+    """Writes every log as one line of `metrics.jsonl` in the output folder; a resumed run drops what it will redo."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def on_train_begin(
+        self, args: MultiAttemptGRPOConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not state.is_world_process_zero:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step] if state.global_step else []
+        self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def on_log(
+        self,
+        args: MultiAttemptGRPOConfig,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+
+
+class Progress(ProgressCallback):
+    """The Trainer's bar with the few numbers worth watching beside it, instead of sixty printed at every log."""
+
+    SHOWN = {"reward": "reward", "accuracy/within_1": "acc@1", "attempts/used": "attempts", "kl": "kl"}
+
+    def on_log(
+        self,
+        args: MultiAttemptGRPOConfig,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.training_bar is None or not logs:
+            return
+        most = max((key for key in logs if key.startswith("accuracy/within_")), default=None)
+        shown = dict(self.SHOWN)
+        if most is not None:
+            shown[most] = f"acc@{most.rpartition('_')[2]}"
+        numbers = {label: f"{logs[key]:.3g}" for key, label in shown.items() if logs.get(key) is not None}
+        if numbers:
+            self.training_bar.set_postfix(numbers)

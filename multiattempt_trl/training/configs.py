@@ -1,0 +1,159 @@
+"""What a training run is told: TRL's own configurations plus the fields of the multi-attempt task."""
+
+from dataclasses import dataclass, field
+
+from trl import GRPOConfig
+
+from multiattempt_trl.dialogue.prompts import check_feedback
+from multiattempt_trl.dialogue.rewards import Prices, check_credit
+
+
+@dataclass
+class MultiAttemptGRPOConfig(GRPOConfig):
+    """`GRPOConfig` plus the multi-attempt task.
+
+    TRL's `max_completion_length` caps one attempt here; `max_episode_tokens` caps all attempts together.
+    Raises `ValueError` for a value that cannot work, before a model is loaded.
+    """
+
+    max_attempts: int = field(default=5, metadata={"help": "M: the most attempts a question can get (paper: 5)."})
+    budget_draw: str = field(
+        default="uniform",
+        metadata={"help": "'uniform': N ~ U{1..M} per question and step (paper); 'fixed': always M.", "choices": ["uniform", "fixed"]},
+    )
+    prompt_preset: str | None = field(
+        default=None,
+        metadata={"help": "Wording and roles: 'paper', 'paper-code' or one of the domain's own. Default: the domain's."},
+    )
+    feedback: str = field(
+        default="binary",
+        metadata={
+            "help": "What a failed attempt is told: 'binary' (the preset's sentence), 'none' (the question again), or "
+            "a sentence of your own with {problem}, {attempts} or {attempts_left} in it."
+        },
+    )
+    stop_at_box: bool = field(
+        default=False,
+        metadata={"help": "End an attempt at its first closed box (published code) rather than at the end of turn."},
+    )
+    max_episode_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Cap on the sampled tokens of all attempts together. Default: M x max_completion_length."},
+    )
+    max_prompt_tokens: int | None = field(
+        default=None, metadata={"help": "A question whose first prompt is longer is an error. Default: no cap."}
+    )
+    rollout_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Dialogues generated together by one generate call. Default: all of a rollout."},
+    )
+    price_correct: float = field(default=1.0, metadata={"help": "Reward of a solved episode (paper: 1)."})
+    price_wrong: float = field(
+        default=-0.5, metadata={"help": "Reward of an unsolved episode with a well-formed answer (paper: -0.5)."}
+    )
+    price_invalid: float = field(default=-1.0, metadata={"help": "Reward of any other episode (paper: -1)."})
+    well_formed_by: str = field(
+        default="any",
+        metadata={"help": "Which answer decides between wrong and invalid: 'any' or the 'last'.", "choices": ["any", "last"]},
+    )
+    credit: str = field(
+        default="terminal",
+        metadata={"help": "How the reward is spread over attempts: terminal (paper), discounted, improvement, or attempt (GRPO only)."},
+    )
+    attempt_discount: float = field(
+        default=1.0, metadata={"help": "With credit=discounted: a success at attempt k is worth this to the power k-1."}
+    )
+
+    @property
+    def prices(self) -> Prices:
+        return Prices(
+            correct=self.price_correct,
+            wrong=self.price_wrong,
+            invalid=self.price_invalid,
+            well_formed_by=self.well_formed_by,  # type: ignore[arg-type]  # checked by Prices
+        )
+
+    @property
+    def episode_tokens(self) -> int:
+        return self.max_episode_tokens or self.max_attempts * self.max_completion_length
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_task()
+        self._check_trl()
+
+    def _check_task(self) -> None:
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts must be at least 1, got {self.max_attempts}")
+        if self.budget_draw not in ("uniform", "fixed"):
+            raise ValueError(f"budget_draw must be 'uniform' or 'fixed', got {self.budget_draw!r}")
+        for name in ("max_episode_tokens", "max_prompt_tokens", "rollout_batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_feedback(self.feedback)
+        check_credit(self.credit, self.prices, self.attempt_discount)
+
+    def _check_trl(self) -> None:
+        """Refuses the options of TRL that would change in silence what is sampled or trained."""
+        if self.max_completion_length is None or self.max_completion_length < 1:
+            raise ValueError(f"max_completion_length caps an attempt and must be at least 1, got {self.max_completion_length}")
+        if self.mask_truncated_completions and self.stop_at_box:
+            raise ValueError(
+                "mask_truncated_completions drops every row that does not end in EOS, and stop_at_box makes that the "
+                "normal case: turn one of them off"
+            )
+        for name in ("use_vllm", "use_transformers_continuous_batching"):
+            if getattr(self, name):
+                raise ValueError(f"{name} is not supported yet: attempts are generated in lock step by transformers")
+
+
+@dataclass
+class MultiAttemptPPOConfig(MultiAttemptGRPOConfig):
+    """PPO with a separate critic: the paper's method and, where a default is given, the paper's value."""
+
+    num_generations: int | None = field(default=1, metadata={"help": "Samples per question (paper: 1)."})
+    num_iterations: int = field(default=1, metadata={"help": "PPO epochs over a rollout (paper: 1)."})
+    beta: float = field(default=0.01, metadata={"help": "Coefficient of the k3 KL in the loss (paper: 0.01)."})
+    loss_type: str = field(default="bnpo", metadata={"help": "bnpo is the token mean of the published code."})
+    scale_rewards: str = field(default="none", metadata={"help": "Not used by PPO: advantages are whitened instead."})
+    gamma: float = field(default=1.0, metadata={"help": "Discount per policy token (paper: 1)."})
+    lam: float = field(default=0.99, metadata={"help": "GAE's lambda per policy token (paper: 0.99)."})
+    whiten_advantages: bool = field(
+        default=True, metadata={"help": "Whiten advantages over the policy tokens of the rollout batch."}
+    )
+    critic_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "What the critic starts from. Default: the policy's model (paper)."}
+    )
+    critic_learning_rate: float = field(default=1e-5, metadata={"help": "The critic's own (paper: 1e-5)."})
+    critic_max_grad_norm: float = field(default=1.0, metadata={"help": "The critic's own gradient clipping."})
+    critic_warmup_steps: int = field(
+        default=0, metadata={"help": "Optimizer steps at the start that train the critic alone."}
+    )
+    value_clip: float | None = field(
+        default=0.2, metadata={"help": "Clipping of the value around its value at rollout time; null turns it off."}
+    )
+
+    def __post_init__(self) -> None:
+        wanted = self.num_generations
+        if wanted is None or wanted < 1:
+            raise ValueError(f"num_generations must be at least 1, got {wanted}")
+        if wanted == 1:
+            # GRPOConfig refuses 1, which leaves a group no baseline. PPO's baseline is the critic.
+            self.num_generations = 2
+            super().__post_init__()
+            self.num_generations = 1
+        else:
+            super().__post_init__()
+        self._check_ppo()
+
+    def _check_ppo(self) -> None:
+        if self.credit == "attempt":
+            raise ValueError("credit='attempt' is a baseline over siblings, which PPO has not: its baseline is the critic")
+        for name in ("gamma", "lam"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.value_clip is not None and self.value_clip <= 0:
+            raise ValueError(f"value_clip must be above 0, got {self.value_clip}; null turns it off")
+        if self.critic_warmup_steps < 0:
+            raise ValueError(f"critic_warmup_steps must not be negative, got {self.critic_warmup_steps}")

@@ -1,0 +1,248 @@
+"""GRPO over whole dialogues: stock `GRPOTrainer` whose completions are multi-attempt episodes."""
+
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
+
+from multiattempt_trl.dialogue.env import Environment, Limits
+from multiattempt_trl.dialogue.budgets import draw_budget
+from multiattempt_trl.dialogue.episode import Episode
+from multiattempt_trl.dialogue.metrics import observations
+from multiattempt_trl.dialogue.prompts import PRESETS, PromptPreset
+from multiattempt_trl.dialogue.rendering import Renderer
+from multiattempt_trl.dialogue.rewards import price
+from multiattempt_trl.rollout.loading import load_tokenizer
+from multiattempt_trl.rollout.play import Grade, play
+from multiattempt_trl.rollout.transformers_backend import Sampling, TransformersBackend
+from multiattempt_trl.training.advantages import group_relative, returns_to_go
+from multiattempt_trl.training.callbacks import EpisodeCounter, WholeRollouts
+from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
+from multiattempt_trl.training.dataset import check_room, prepare_dataset, to_question
+from multiattempt_trl.training.sequences import TokenSequence, collate, flatten, spread
+
+PER_ATTEMPT_CREDIT = ("improvement", "attempt")
+"""Credit schemes under which GRPO's advantage differs between the attempts of one episode."""
+
+
+class MultiAttemptGRPOTrainer(GRPOTrainer):
+    """`GRPOTrainer` on multi-attempt episodes. With `max_attempts=1` it equals the stock trainer step for step.
+
+    What differs from TRL:
+    - `rollout_func` plays dialogues through `rollout.play`, so feedback stands in the completion, masked.
+    - `_generate_and_score_completions` remembers the rows (TRL hands a rollout the prompts alone), and for
+      `credit="improvement"` or `"attempt"` replaces the advantages by one per attempt.
+    - the reward function prices each episode; there are no others.
+
+    Args:
+        model: path, Hub id or model; with `beta > 0` an in-memory model must have been saved (TRL reloads it by name).
+        args: the configuration.
+        train_dataset, eval_dataset: columns `problem`, `answer` and, where rows have names, `id`.
+        grade: judges one attempt.
+        preset: the words; by default the one that `args.prompt_preset` names.
+        processing_class: tokenizer with a chat template; loaded from the model's path where None.
+
+    Raises `ValueError`, before the model is loaded where it can, for a dataset, template or token budget that cannot
+    work, and for more than one process.
+    """
+
+    _tag_names = ["trl", "multi-attempt-grpo"]
+    _name = "Multi-attempt GRPO"
+    _paper = {
+        "title": "Learning from Failures in Multi-Attempt Reinforcement Learning",
+        "id": "2503.04808",
+        "citation": textwrap.dedent("""\
+            @article{chung2025learning,
+                title   = {{Learning from Failures in Multi-Attempt Reinforcement Learning}},
+                author  = {Stephen Chung and Wenyu Du and Jie Fu},
+                year    = 2025,
+                journal = {arXiv preprint arXiv:2503.04808},
+            }"""),
+    }
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: MultiAttemptGRPOConfig,
+        train_dataset: Dataset,
+        grade: Grade,
+        *,
+        preset: PromptPreset | None = None,
+        eval_dataset: Dataset | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        quantization_config: Any = None,
+        peft_config: PeftConfig | None = None,
+    ) -> None:
+        if args.world_size > 1:
+            raise ValueError(f"{type(self).__name__} runs in one process for now, got {args.world_size}")
+        self.grade = grade
+        self.preset = preset or PRESETS[args.prompt_preset or "paper"]
+        if processing_class is None:
+            processing_class = load_tokenizer(model if isinstance(model, str) else model.config._name_or_path)
+        Renderer(processing_class)  # a template that rewrites history is refused before a model is loaded
+        train_dataset = prepare_dataset(train_dataset)
+        self._episode_counter = EpisodeCounter()
+        super().__init__(
+            model=model,
+            reward_funcs=self.episode_reward,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=None if eval_dataset is None else prepare_dataset(eval_dataset),
+            processing_class=processing_class,
+            callbacks=[WholeRollouts(), self._episode_counter, *(callbacks or [])],
+            optimizers=optimizers,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+            rollout_func=type(self)._rollout_of,
+        )
+        self.renderer = Renderer(processing_class, self.eos_token_ids)
+        # A box stop or another end-of-turn token of the template ends a completion for TRL's metrics too.
+        self.eos_token_ids = list(self.renderer.stop_ids)
+        self.limits = Limits(
+            attempt=args.max_completion_length,
+            episode=args.episode_tokens,
+            context=self.model.config.get_text_config().max_position_embeddings,
+        )
+        longest = (self._environment(row, 0, args.max_attempts) for row in train_dataset)
+        check_room(longest, self.renderer, self.limits, args.max_prompt_tokens)
+
+    # ---- rollout ------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _rollout_of(prompts: list[Any], trainer: "MultiAttemptGRPOTrainer") -> dict[str, Any]:
+        return trainer._rollout()
+
+    def _rollout(self) -> dict[str, Any]:
+        """Plays one dialogue per row and hands TRL its tokens; `env_mask` is 1 on policy tokens."""
+        envs = [self._environment(row, sample, self._budget(row)) for sample, row in enumerate(self._rows)]
+        episodes = play(
+            envs, self._backend(), self.grade, self.renderer, self.limits, stop_at_box=self.args.stop_at_box
+        )
+        self._sequences = [flatten(episode) for episode in episodes]
+        self._prices = [
+            price(episode, self.args.prices, self.args.credit, self.args.attempt_discount) for episode in episodes
+        ]
+        if self.model.training:
+            self._episode_counter.count(episodes)
+        return {
+            "prompt_ids": [sequence.prompt_ids for sequence in self._sequences],
+            "completion_ids": [sequence.completion_ids for sequence in self._sequences],
+            "logprobs": None,  # TRL then computes the old log-probabilities itself, on these very ids
+            "env_mask": [sequence.policy_mask for sequence in self._sequences],
+            "episode": episodes,
+        }
+
+    def _budget(self, row: dict[str, Any]) -> int:
+        """N, drawn in training and M in evaluation."""
+        args = self.args
+        if not self.model.training:
+            return int(args.max_attempts)
+        return draw_budget(
+            args.seed, self.state.global_step, to_question(row).id, args.max_attempts, args.budget_draw
+        )
+
+    def _environment(self, row: dict[str, Any], sample: int, budget: int) -> Environment:
+        return Environment(
+            question=to_question(row),
+            budget=budget,
+            preset=self.preset,
+            feedback=self.args.feedback,
+            sample=sample,
+        )
+
+    def _backend(self) -> TransformersBackend:
+        return TransformersBackend(
+            self._model_for_generation,
+            self._tokenizer,
+            pad_token_id=self._tokenizer.pad_token_id,
+            stop_ids=self.renderer.stop_ids,
+            sampling=Sampling(
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=self.top_k,
+                min_p=self.min_p,
+                repetition_penalty=self.repetition_penalty,
+            ),
+            batch_size=self.args.rollout_batch_size,
+        )
+
+    @contextmanager
+    def _model_for_generation(self) -> Iterator[PreTrainedModel]:
+        with unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+            generation_kwargs=self.generation_kwargs,
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        ) as model:
+            yield model
+
+    # ---- reward and advantages ----------------------------------------------------------------------------------
+
+    def episode_reward(self, episode: list[Episode], log_metric: Any, log_extra: Any, **_: Any) -> list[float]:
+        """The sum of an episode's prices; logs what the dialogues show. TRL averages each key over the processes."""
+        for key, values in observations(episode).items():
+            for value in values:
+                log_metric(key, float(value))
+        for prices in self._prices:
+            for k, value in enumerate(prices, start=1):
+                log_metric(f"reward/attempt_{k}", value)
+        log_extra("budget", [one.budget for one in episode])
+        log_extra("verdicts", [" ".join(attempt.verdict for attempt in one.attempts) for one in episode])
+        return [sum(prices) for prices in self._prices]
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._rows = inputs
+        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self.args.credit in PER_ATTEMPT_CREDIT:
+            batch["advantages"] = self._advantages_per_attempt(batch)
+        if self.model.training:
+            self._metrics["train"]["sampled_tokens_total"].append(self._episode_counter.sampled_tokens)
+            self._metrics["train"]["episodes_total"].append(self._episode_counter.episodes)
+        return batch
+
+    def _advantages_per_attempt(self, batch: dict[str, Any]) -> torch.Tensor:
+        """(B, T): each token gets the advantage of its attempt over the siblings that reached it."""
+        prices = self._price_matrix()
+        reached = collate([[1.0] * len(row) for row in self._prices], prices.size(1), torch.float32).bool()
+        group = self.num_generations if self.model.training else self.num_generations_eval
+        advantages = group_relative(returns_to_go(prices), reached, group, scale=self.scale_rewards == "group")
+        return spread(advantages.to(batch["completion_ids"].device), self._attempt_index(batch))
+
+    def _price_matrix(self) -> torch.Tensor:
+        """(B, K): one price per attempt."""
+        return collate(self._prices, self.args.max_attempts, torch.float32)
+
+    def _attempt_index(self, batch: dict[str, Any]) -> torch.Tensor:
+        """(B, T): whose token each is."""
+        completion_ids = batch["completion_ids"]
+        index = [sequence.attempt_index for sequence in self._sequences]
+        return collate(index, completion_ids.size(1), torch.long).to(completion_ids.device)
+
+    _sequences: list[TokenSequence]
+    _prices: list[list[float]]
+
+    # ---- surroundings -------------------------------------------------------------------------------------------
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL's card, which cites the paper, with a line that says how the model was trained."""
+        super().create_model_card(*args, **kwargs)
+        card = Path(self.args.output_dir) / "README.md"
+        if self.is_world_process_zero() and card.exists():
+            text = card.read_text(encoding="utf-8")
+            line = (
+                f"Trained with up to {self.args.max_attempts} attempts per question (prompt preset "
+                f"`{self.preset.name}`, feedback `{self.args.feedback}`, credit `{self.args.credit}`) by "
+                "`multiattempt_trl`.\n\n### Framework versions"
+            )
+            card.write_text(text.replace("### Framework versions", line, 1), encoding="utf-8")

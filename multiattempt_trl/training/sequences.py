@@ -1,0 +1,85 @@
+"""From an episode to one flat row of tokens, and from rows to tensors.
+
+A row is the first prompt, then a completion in which attempts and feedback alternate. One number per completion token
+says whose it is: k >= 1 for a token the policy sampled in attempt k, 0 for feedback and padding. Every mask follows
+from it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from multiattempt_trl.dialogue.episode import Episode
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenSequence:
+    """An episode as the tokens that were sampled and read, none of them re-tokenised."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    attempt_index: list[int]
+    """For each completion token the attempt (from 1) that sampled it, 0 for feedback."""
+
+    @property
+    def policy_mask(self) -> list[int]:
+        """1 where the policy sampled the token."""
+        return [int(index > 0) for index in self.attempt_index]
+
+
+def flatten(episode: Episode) -> TokenSequence:
+    """The episode as one row.
+
+    Raises `ValueError` where an attempt's prompt does not begin with everything before it: the trained ids would not be
+    the sampled ids.
+    """
+    first = episode.attempts[0]
+    prompt = list(first.prompt_ids)
+    ids, index = list(prompt), []
+    for k, attempt in enumerate(episode.attempts, start=1):
+        if attempt.prompt_ids[: len(ids)] != tuple(ids):
+            raise ValueError(
+                f"attempt {k} of question {episode.question.id!r} was given a prompt that does not extend the tokens "
+                "before it; the renderer must be append-only"
+            )
+        feedback = attempt.prompt_ids[len(ids) :]
+        ids += [*feedback, *attempt.response_ids]
+        index += [0] * len(feedback) + [k] * len(attempt.response_ids)
+    return TokenSequence(prompt_ids=prompt, completion_ids=ids[len(prompt) :], attempt_index=index)
+
+
+def collate(rows: Sequence[Sequence[float]], width: int, dtype: torch.dtype) -> torch.Tensor:
+    """Rows of numbers, padded on the right with 0 to (B, width)."""
+    padded = torch.zeros(len(rows), width, dtype=dtype)
+    for row, values in enumerate(rows):
+        padded[row, : len(values)] = torch.as_tensor(values, dtype=dtype)
+    return padded
+
+
+def spread(per_attempt: torch.Tensor, attempt_index: torch.Tensor) -> torch.Tensor:
+    """Each token gets its attempt's number, feedback and padding get 0.
+
+    Args:
+        per_attempt: (B, K), one number per attempt.
+        attempt_index: (B, T), values in 0 ... K.
+
+    Returns: (B, T).
+    """
+    with_nobody = torch.nn.functional.pad(per_attempt, (1, 0))  # column 0: tokens of no attempt
+    return with_nobody.gather(1, attempt_index)
+
+
+def place_rewards(per_attempt: torch.Tensor, attempt_index: torch.Tensor) -> torch.Tensor:
+    """Each attempt's reward on the last token that the policy sampled in it; 0 elsewhere.
+
+    Args:
+        per_attempt: (B, K).
+        attempt_index: (B, T).
+
+    Returns: (B, T).
+    """
+    following = torch.nn.functional.pad(attempt_index[:, 1:], (0, 1))
+    is_last = (attempt_index > 0) & (attempt_index != following)
+    # Where no feedback stands between two attempts the index still changes; where one attempt ends a row, 0 follows.
+    return torch.where(is_last, spread(per_attempt, attempt_index), 0.0)
