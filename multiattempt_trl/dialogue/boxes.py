@@ -43,7 +43,7 @@ class BoxMatcher:
         self.closed = False
 
     def feed(self, piece: str) -> int | None:
-        """Reads `piece`; returns the offset just after the closing brace, over all pieces, or None while not closed."""
+        """Reads `piece`; returns the offset just after the closing brace, over all pieces, or None until then."""
         if self.closed:
             return self._seen
         for char in piece:

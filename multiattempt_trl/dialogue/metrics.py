@@ -1,4 +1,4 @@
-"""Numbers that explain episodes: each a list of one value per episode or attempt, to be averaged by whoever logs it."""
+"""Numbers that explain episodes: lists of one value per episode or attempt, to be averaged by whoever logs them."""
 
 from collections import defaultdict
 from collections.abc import Iterable

@@ -48,8 +48,8 @@ class Renderer:
         end_of_turn = self._tail({"role": "user", "content": "feedback"})[0]
         if text := self.response_text([end_of_turn]):
             raise ValueError(
-                f"the chat template ends a turn with {text!r}, which is no special token of this tokenizer: every attempt "
-                "would stop there. Pass --chat_template with the model's own one"
+                f"the chat template ends a turn with {text!r}, which is no special token of this tokenizer: every "
+                "attempt would stop there. Pass --chat_template with the model's own one"
             )
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((end_of_turn, *stop_ids)))
         """Ids that end an attempt. The first is the template's end-of-turn token, which feedback must not repeat."""
@@ -104,8 +104,8 @@ class Renderer:
                 raise ValueError(
                     "the chat template is not append-only: it rewrites an earlier turn when a new one is added "
                     f"(expected {(text + self._answer)[-60:]!r} to stand unchanged), so the tokens trained on would "
-                    "not be the tokens sampled. Pass --chat_template with a prefix-preserving one; TRL ships several as "
-                    "chat_templates/*_training.jinja"
+                    "not be the tokens sampled. Pass --chat_template with a prefix-preserving one; TRL ships several "
+                    "as chat_templates/*_training.jinja"
                 )
             text = longer
 
