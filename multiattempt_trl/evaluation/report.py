@@ -8,6 +8,7 @@ from platform import python_version
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -110,31 +111,27 @@ def report(evaluation: Evaluation) -> str:
 
 
 def print_table(blocks: Mapping[str, Block], *, title: str, console: Console | None = None) -> None:
-    """Prints accuracy by attempt, one row a block (a benchmark, or a run), in percent.
+    """Prints accuracy by attempt in percent, a few rows a block (a benchmark, or a run). 80 columns hold 7 attempts.
 
-    Under each share stand its 95 % interval and, where it was played, pass@k with as many independent attempts.
+    Under each share stand its 95 % interval, pass@k with as many independent attempts where that was played, and how
+    often attempt k repeats an earlier answer.
     """
-    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("solved within k attempts, %", overflow="fold")
-    ks = next(iter(blocks.values()))["accuracy"]
-    for k in ks:
-        table.add_column(k, justify="right", no_wrap=True)
-    for heading in ("same again", "well formed", "attempts"):
-        table.add_column(heading, justify="right")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("solved, %,\nwithin k =", overflow="fold", min_width=17)
+    ks = list(next(iter(blocks.values()))["accuracy"])
+    for heading in (*ks, "well\nformed", "attempts\nused"):
+        table.add_column(heading, justify="right", no_wrap=True, vertical="top", header_style="bold")
     for name, block in blocks.items():
-        again = block["repeat_rate"].get("2")
-        table.add_row(
-            Text(name, style="bold"),  # not markup: a name may hold brackets
-            *(Text(markdown.percent(block["accuracy"][k]), style="bold") for k in ks),
-            "–" if again is None else markdown.percent(again),
-            markdown.percent(block["well_formed_rate"]),
-            f"{block['mean_attempts']:.2f}",
-        )
-        intervals = (f"{100 * lower:.0f}–{100 * upper:.0f}" for lower, upper in block["ci95"].values())
-        table.add_row(f"  95 % interval, n = {block['n']:,}", *intervals, style="dim")
+        shares = [markdown.percent(block["accuracy"][k]) for k in ks]
+        formed, used = markdown.percent(block["well_formed_rate"]), f"{block['mean_attempts']:.2f}"
+        table.add_row(Text(name), *shares, formed, used, style="bold")  # as Text: a name may hold brackets
+        intervals = [f"{100 * lower:.0f}–{100 * upper:.0f}" for lower, upper in block["ci95"].values()]
+        table.add_row(f" 95 %, n = {block['n']:,}", *intervals, style="dim")
         if block["pass_at_k"]:
-            controls = (markdown.percent(share) for share in block["pass_at_k"].values())
-            table.add_row("  independent, pass@k", *controls, style="cyan", end_section=True)
-        else:
-            table.add_section()
+            table.add_row(" pass@k", *(markdown.percent(block["pass_at_k"][k]) for k in ks), style="cyan")
+        if block["repeat_rate"]:
+            again = [block["repeat_rate"].get(k) for k in ks]
+            cells = ("" if rate is None else markdown.percent(rate) for rate in again)
+            table.add_row(" same answer again", *cells, style="dim")
+        table.add_section()
     (console or Console()).print(table)
