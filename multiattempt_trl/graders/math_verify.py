@@ -104,6 +104,9 @@ class MathVerifyGrader:
                 started = worker.ready
                 self._replace(worker)
                 continue
+            except BaseException:  # Ctrl-C: its answer would be taken for that of the next question
+                self._replace(worker)
+                raise
             if worker.answers >= RECYCLE_ANSWERS:
                 self._replace(worker)
             self.timeouts += outcome is Outcome.TIMEOUT

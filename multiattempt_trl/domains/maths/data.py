@@ -129,7 +129,7 @@ def _read_rows(path: Path) -> list[Row]:
         raise ValueError(f"{path}: expected .jsonl, .json, .parquet or a folder saved by `datasets`")
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".jsonl":  # one object a line is one list once the lines are joined
-        text = f"[{','.join(line for line in text.split(chr(10)) if line.strip())}]"
+        text = "[" + ",\n".join(line for line in text.split("\n") if line.strip()) + "]"
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
@@ -167,7 +167,7 @@ def _questions(rows: Sequence[Row], name: str, where: str, hub: HubSource | None
             raise ValueError(f"{where}: row {index} has an empty answer in {answer_column!r}; fill or drop the row")
         if len(answer) > MAX_ANSWER:
             raise ValueError(
-                f"{where}: the answer of row {index} has {len(answer)} characters, and none above {MAX_ANSWER} is graded; "
+                f"{where}: row {index}'s answer has {len(answer)} characters and none above {MAX_ANSWER} is graded; "
                 f"is {answer_column!r} the column of the final answer?"
             )
         question_id = _question_id(row, id_column, name, index, from_hub=hub is not None)
