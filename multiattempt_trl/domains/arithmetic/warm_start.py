@@ -16,13 +16,17 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import multiattempt_trl
 from multiattempt_trl.dialogue.env import Environment
 from multiattempt_trl.dialogue.prompts import PromptPreset
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.domains.arithmetic.questions import KINDS, Arithmetic, draws
-from multiattempt_trl.domains.arithmetic.tokenizer import ANSWER
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 # PyTorch, transformers and TRL are imported where they are used: the domain's record must load quickly.
 
@@ -30,7 +34,10 @@ LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER
 """Environment variables, by prefix, that would make the build one rank of the launch that asked for it."""
 
 MICRO_BATCHES = 4
-"""Forward passes per optimizer step."""
+"""Forward passes per optimizer step: a batch sorted by length pads half as many tokens in four parts as in one."""
+
+RECIPE = 2
+"""Raise it with any change of the training code, so that no cached model of the old code is taken for the new one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +48,7 @@ class WarmStart:
     batch_size: int = 64
     learning_rate: float = 4e-3
     warmup_steps: int = 30
+    """Of the learning rate, which then falls linearly to zero."""
     retries: float = 0.25
     """Share of lessons that answer after earlier attempts."""
     planted: float = 0.6
@@ -84,6 +92,8 @@ def lessons(settings: WarmStart, preset: PromptPreset, renderer: Renderer, seed:
 
 
 def _lesson(env: Environment, renderer: Renderer, operands: Arithmetic, earlier: list[Arithmetic]) -> Lesson:
+    from multiattempt_trl.domains.arithmetic.tokenizer import ANSWER
+
     def answer_ids(answered: Arithmetic) -> tuple[int, ...]:
         text = ANSWER.format(answer=answered.answer)
         return (*renderer.tokenizer(text, add_special_tokens=False)["input_ids"], renderer.stop_ids[0])
@@ -95,7 +105,9 @@ def _lesson(env: Environment, renderer: Renderer, operands: Arithmetic, earlier:
     return Lesson(prompt_ids=prompt_ids, answer_ids=answer_ids(operands))
 
 
-def build_warm_start(seed: int, cache_dir: Path = Path("outputs/warm_start"), settings: WarmStart | None = None) -> Path:
+def build_warm_start(
+    seed: int, cache_dir: Path = Path("outputs/warm_start"), settings: WarmStart | None = None
+) -> Path:
     """The folder of the trained model and its tokenizer; made on first use, in about a minute on one CPU thread.
 
     Its name holds the seed and a hash of the recipe. It is written beside and renamed into place, so that processes may
@@ -127,6 +139,7 @@ def fingerprint(settings: WarmStart, seed: int) -> str:
     tokenizer, renderer, preset = _words()
     sample = [lesson.input_ids for lesson in islice(lessons(settings, preset, renderer, seed), 256)]
     recipe = {
+        "recipe": RECIPE,
         "settings": asdict(settings),
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
         "template": tokenizer.chat_template,
@@ -136,7 +149,7 @@ def fingerprint(settings: WarmStart, seed: int) -> str:
     return blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
-def _words():
+def _words() -> "tuple[PreTrainedTokenizerFast, Renderer, PromptPreset]":
     from multiattempt_trl.domains.arithmetic import PRESET
     from multiattempt_trl.domains.arithmetic.tokenizer import build_tokenizer
 
@@ -167,18 +180,18 @@ def train(settings: WarmStart, seed: int, folder: Path) -> None:
     from datasets import Dataset
     from tqdm.auto import tqdm
     from transformers import set_seed
+    from transformers.utils.logging import disable_progress_bar
 
     from multiattempt_trl.domains.arithmetic.model import build_model
 
+    disable_progress_bar()  # of model files; the trainer's own bar stays
     torch.set_num_threads(1)
     tokenizer, renderer, preset = _words()
-    count = settings.steps * settings.batch_size
-    source = tqdm(lessons(settings, preset, renderer, seed), total=count, desc="warm start: lessons", leave=False)
-    rows = []
-    for _ in range(settings.steps):
+    source = lessons(settings, preset, renderer, seed)
+    rows: list[Lesson] = []
+    for _ in tqdm(range(settings.steps), desc="warm start, drawing lessons", leave=False):
         # By length inside a batch, so that a micro-batch of single answers is not padded to the longest retry.
         rows += sorted(islice(source, settings.batch_size), key=lambda lesson: len(lesson.input_ids))
-    source.close()
     dataset = Dataset.from_dict({"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]})
     set_seed(seed)
     model = build_model(tokenizer)
@@ -187,7 +200,9 @@ def train(settings: WarmStart, seed: int, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _fit(model, tokenizer, dataset, settings: WarmStart, seed: int) -> None:
+def _fit(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", dataset: "Dataset", settings: WarmStart, seed: int
+) -> None:
     from trl import SFTConfig, SFTTrainer
 
     with tempfile.TemporaryDirectory() as scratch:
