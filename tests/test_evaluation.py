@@ -194,11 +194,11 @@ def test_report_says_the_numbers() -> None:
 
 
 def test_what_a_model_writes_cannot_leave_its_block() -> None:
-    hostile = "```\n# injected\n````text\n</details>\r# again\n``` ![x](http://example.org) \\boxed{5`|`}"
+    hostile = "```\n# injected\n````text\n</details>\r# again\x1b[2J\n``` ![x](http://example.org) \\boxed{5`|`}"
     text = report(play_script(plan(), script={**SCRIPT, "d?": [hostile] * 3})[0])
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
     blocks = [token.content for token in tokens if token.type == "fence"]
-    assert blocks.count(hostile.replace("\r", "\n") + "\n") == 3
+    assert blocks.count(hostile.replace("\r", "\n").replace("\x1b", "␛") + "\n") == 3
     titles = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
     assert not [title for title in titles if "injected" in title or "again" in title]
     assert sum("example.org" in token.content for token in tokens if token.type == "inline") == 0

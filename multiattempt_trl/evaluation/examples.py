@@ -18,7 +18,7 @@ KINDS: dict[str, Callable[[Episode], bool]] = {
 def choose_examples(episodes: Mapping[str, Sequence[Episode]], budget: int) -> dict[str, list[Episode]]:
     """The first dialogues of each kind among those with the whole budget, taking benchmarks in turn.
 
-    The first ones, not the best ones: nobody chose them. A kind that does not occur is absent.
+    The first ones, not the best ones: nobody picks them. A kind that does not occur is absent.
     """
     rounds = zip_longest(*([episode for episode in each if episode.budget == budget] for each in episodes.values()))
     mixed = [episode for episode in chain.from_iterable(rounds) if episode is not None]

@@ -90,6 +90,8 @@ def _draw(axes: Axes, line: Series) -> None:
             color=line.colour,
             linewidth=1.8,
             linestyle=(0, (4, 2.2)),
+            marker="_" if len(ks) == 1 else None,  # one point makes no line
+            markersize=14,
             alpha=0.9,
             label=line.label,
             zorder=3,
@@ -97,6 +99,8 @@ def _draw(axes: Axes, line: Series) -> None:
     else:
         if line.ci95 is not None:
             lower, upper = ([100 * line.ci95[k][side] for k in line.accuracy] for side in (0, 1))
+            if len(ks) == 1:  # a band around one point has no width
+                axes.vlines(ks, lower, upper, color=line.colour, alpha=0.14, linewidth=14, zorder=1)
             axes.fill_between(ks, lower, upper, color=line.colour, alpha=0.14, linewidth=0, zorder=1)
         axes.plot(
             ks,

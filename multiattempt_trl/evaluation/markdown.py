@@ -3,6 +3,9 @@
 import re
 from collections.abc import Sequence
 
+VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
+"""Control characters as their pictures: an escape sequence must not reach the terminal of who prints the report."""
+
 
 def percent(share: float) -> str:
     """
@@ -31,7 +34,7 @@ def fenced(text: str, limit: int = 3_000) -> str:
         text = f"{text[:head]}\n[... {len(text) - limit:,} characters left out ...]\n{text[-tail:]}"
     fence = "`" * max(3, _longest_run(text) + 1)
     # A lone carriage return ends a line for some readers and not for others.
-    body = "\n".join(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
+    body = text.replace("\r\n", "\n").replace("\r", "\n").translate(VISIBLE)
     return f"{fence}text\n{body}\n{fence}"
 
 
@@ -41,7 +44,7 @@ def code(text: str, limit: int = 80) -> str:
     >>> code("a `b`")
     '`` a `b` ``'
     """
-    text = " ".join(text.split())
+    text = " ".join(text.split()).translate(VISIBLE)
     text = text if len(text) <= limit else text[: limit - 1] + "…"
     ticks = "`" * (_longest_run(text) + 1)
     space = " " if "`" in text or not text else ""

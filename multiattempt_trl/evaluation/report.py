@@ -116,10 +116,10 @@ def print_table(blocks: Mapping[str, Block], *, title: str, console: Console | N
     Under each share stand its 95 % interval, pass@k with as many independent attempts where that was played, and how
     often attempt k repeats an earlier answer.
     """
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
     table.add_column("solved, %,\nwithin k =", overflow="fold", min_width=17)
     ks = list(next(iter(blocks.values()))["accuracy"])
-    for heading in (*ks, "well\nformed", "attempts\nused"):
+    for heading in (*ks, "well\nformed", "tries\nused"):
         table.add_column(heading, justify="right", no_wrap=True, vertical="top", header_style="bold")
     for name, block in blocks.items():
         shares = [markdown.percent(block["accuracy"][k]) for k in ks]

@@ -69,15 +69,7 @@ def evaluate(
             if env.sample == 0:
                 Dialogue(env, renderer, plan.limits)  # raises where there is no room
     done = Evaluation(plan=plan, episodes={name: [] for name in benchmarks}, independent={})
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[solved]} solved"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bars:
+    with _bars(progress) as bars:
         for run in runs:
             backend = open_backend(run.sampling, run.seed)
             episodes = play(
@@ -151,6 +143,18 @@ def _filed(benchmark: str, questions: Sequence[Question]) -> list[Question]:
             raise ValueError(f"benchmark {benchmark!r} has the question id {question.id!r} twice; make ids unique")
         seen.add(question.id)
     return [replace(question, benchmark=benchmark) for question in questions]
+
+
+def _bars(shown: bool) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[solved]} solved"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True), disable=not shown)
 
 
 def _bar(bars: Progress, run: Run) -> Callable[[Episode], None]:
