@@ -16,7 +16,7 @@ _TERMINAL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 _SPACING = re.compile(r"(?<!\\)\\[,;:!> ]|\\(?:quad|qquad|displaystyle|left|right)(?![A-Za-z])|~")
 _FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _STYLES = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|boldsymbol|operatorname)\s*\{([^{}]*)\}")
-_WRAPPED = re.compile(r"\$+(.*?)\$+|\\\((.*)\\\)|\\\[(.*)\\\]", re.DOTALL)
+_MATHS = re.compile(r"(?<!\\)(?:\$|\\[()\[\]])")  # where mathematics begins and ends; `\\[2pt]` is a matrix row
 _CHOICE = re.compile(r"\(([A-Z])\)")
 
 
@@ -25,13 +25,10 @@ def clean(answer: str) -> str:
 
     >>> clean("$\\left(1,\\;\\dfrac{1}{2}\\right)$")
     '(1, \\frac{1}{2})'
-    >>> clean("\u22125.")
+    >>> clean("$\u22125$.")
     '-5'
     """
-    text = _TERMINAL.sub("", answer).translate(_CHARACTERS).strip()
-    match = _WRAPPED.fullmatch(text)
-    if match and "$" not in (inner := next(group for group in match.groups() if group is not None)):
-        text = inner
+    text = _MATHS.sub("", _TERMINAL.sub("", answer).translate(_CHARACTERS))
     # `\!` closes a gap, every other spacing command opens one. Not after a backslash: `\\\\ ` is a new matrix row.
     text = _SPACING.sub(lambda found: "" if found[0] in (r"\!", r"\left", r"\right") else " ", text)
     return _FRACTION.sub(r"\\frac", text).strip().removesuffix(".").strip()
