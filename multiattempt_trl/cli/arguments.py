@@ -21,7 +21,9 @@ class TaskArguments:
     )
     chat_template: str | None = field(
         default=None,
-        metadata={"help": "A file, or the name of one that TRL ships (qwen2_5, llama3, ...). Default: the tokenizer's."},
+        metadata={
+            "help": "A file, or the name of one that TRL ships (qwen2_5, llama3, ...). Default: the tokenizer's."
+        },
     )
     skip_eval: bool = field(default=False, metadata={"help": "Do not evaluate after training."})
 

@@ -24,7 +24,9 @@ class EvalCommandArguments:
 
     model: str = field(metadata={"help": "A checkpoint folder or a Hub id."})
     domain: str | None = field(default=None, metadata={"help": "Default: that of training, or maths."})
-    output_dir: str | None = field(default=None, metadata={"help": "Default: the model's own folder, or outputs/eval."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Default: the model's own folder, or outputs/eval."}
+    )
     seed: int = field(default=0, metadata={"help": "For whatever is sampled."})
     dtype: str = field(default="auto", metadata={"help": "auto, float32 or bfloat16."})
     chat_template: str | None = field(default=None, metadata={"help": "A file, or the name of one that TRL ships."})
@@ -49,7 +51,15 @@ def main(argv: list[str]) -> None:
     folder = command.output_dir or (command.model if is_folder else f"outputs/eval/{command.model.replace('/', '--')}")
     with domain.grader() as grade:
         evaluate_and_report(
-            model, tokenizer, grade, domain, settings, arguments, folder, command.seed, benchmarks=benchmarks,
+            model,
+            tokenizer,
+            grade,
+            domain,
+            settings,
+            arguments,
+            folder,
+            command.seed,
+            benchmarks=benchmarks,
             name=command.model,
         )
 

@@ -69,9 +69,7 @@ def run(
         _save(trainer, settings)
         if not task.skip_eval:
             unwrapped = trainer.accelerator.unwrap_model(trainer.model)
-            evaluate_and_report(
-                unwrapped, tokenizer, grade, domain, settings, evaluation, args.output_dir, args.seed
-            )
+            evaluate_and_report(unwrapped, tokenizer, grade, domain, settings, evaluation, args.output_dir, args.seed)
             clock["evaluation"] = perf_counter()
     _print_times(console, clock)
 

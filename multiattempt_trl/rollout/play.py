@@ -43,7 +43,7 @@ class Dialogue:
             prompt_ids=self.prompt_ids,
             response_ids=result.token_ids,
             response=response,
-            verdict=Verdict.INVALID if failed else grade(self.env.question, response),
+            verdict=Verdict.INVALID if failed else Verdict(grade(self.env.question, response)),
             finish_reason=result.finish_reason,
             logprobs=result.logprobs,
         )

@@ -19,6 +19,13 @@ class EpisodeCounter(TrainerCallback, ExportableState):
     def __init__(self, episodes: int = 0, sampled_tokens: int = 0) -> None:
         self.episodes, self.sampled_tokens = episodes, sampled_tokens
 
+    def on_train_begin(
+        self, args: MultiAttemptGRPOConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Takes up the counts of the checkpoint that the run resumes from."""
+        saved = state.stateful_callbacks.get(type(self).__name__, self.state())["attributes"]
+        self.episodes, self.sampled_tokens = saved["episodes"], saved["sampled_tokens"]
+
     def count(self, episodes: Iterable[Episode]) -> None:
         for episode in episodes:
             self.episodes += 1

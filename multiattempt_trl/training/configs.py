@@ -19,11 +19,16 @@ class MultiAttemptGRPOConfig(GRPOConfig):
     max_attempts: int = field(default=5, metadata={"help": "M: the most attempts a question can get (paper: 5)."})
     budget_draw: str = field(
         default="uniform",
-        metadata={"help": "'uniform': N ~ U{1..M} per question and step (paper); 'fixed': always M.", "choices": ["uniform", "fixed"]},
+        metadata={
+            "help": "'uniform': N ~ U{1..M} per question and step (paper); 'fixed': always M.",
+            "choices": ["uniform", "fixed"],
+        },
     )
     prompt_preset: str | None = field(
         default=None,
-        metadata={"help": "Wording and roles: 'paper', 'paper-code' or one of the domain's own. Default: the domain's."},
+        metadata={
+            "help": "Wording and roles: 'paper', 'paper-code' or one of the domain's own. Default: the domain's."
+        },
     )
     feedback: str = field(
         default="binary",
@@ -54,14 +59,20 @@ class MultiAttemptGRPOConfig(GRPOConfig):
     price_invalid: float = field(default=-1.0, metadata={"help": "Reward of any other episode (paper: -1)."})
     well_formed_by: str = field(
         default="any",
-        metadata={"help": "Which answer decides between wrong and invalid: 'any' or the 'last'.", "choices": ["any", "last"]},
+        metadata={
+            "help": "Which answer decides between wrong and invalid: 'any' or the 'last'.",
+            "choices": ["any", "last"],
+        },
     )
     credit: str = field(
         default="terminal",
-        metadata={"help": "How the reward is spread over attempts: terminal (paper), discounted, improvement, or attempt (GRPO only)."},
+        metadata={
+            "help": "How the reward is spread over attempts: terminal (paper), discounted, improvement, or attempt (GRPO only)."
+        },
     )
     attempt_discount: float = field(
-        default=1.0, metadata={"help": "With credit=discounted: a success at attempt k is worth this to the power k-1."}
+        default=1.0,
+        metadata={"help": "With credit=discounted: a success at attempt k is worth this to the power k-1."},
     )
 
     @property
@@ -97,7 +108,9 @@ class MultiAttemptGRPOConfig(GRPOConfig):
     def _check_trl(self) -> None:
         """Refuses the options of TRL that would change in silence what is sampled or trained."""
         if self.max_completion_length is None or self.max_completion_length < 1:
-            raise ValueError(f"max_completion_length caps an attempt and must be at least 1, got {self.max_completion_length}")
+            raise ValueError(
+                f"max_completion_length caps an attempt and must be at least 1, got {self.max_completion_length}"
+            )
         if self.mask_truncated_completions and self.stop_at_box:
             raise ValueError(
                 "mask_truncated_completions drops every row that does not end in EOS, and stop_at_box makes that the "
@@ -115,6 +128,12 @@ class MultiAttemptPPOConfig(MultiAttemptGRPOConfig):
     num_generations: int | None = field(default=1, metadata={"help": "Samples per question (paper: 1)."})
     num_iterations: int = field(default=1, metadata={"help": "PPO epochs over a rollout (paper: 1)."})
     beta: float = field(default=0.01, metadata={"help": "Coefficient of the k3 KL in the loss (paper: 0.01)."})
+    use_bias_correction_kl: bool = field(
+        default=False,
+        metadata={
+            "help": "TRL's default of True weights the KL by the importance ratio; the paper's k3 term is unweighted."
+        },
+    )
     loss_type: str = field(default="bnpo", metadata={"help": "bnpo is the token mean of the published code."})
     scale_rewards: str = field(default="none", metadata={"help": "Not used by PPO: advantages are whitened instead."})
     gamma: float = field(default=1.0, metadata={"help": "Discount per policy token (paper: 1)."})
@@ -149,7 +168,9 @@ class MultiAttemptPPOConfig(MultiAttemptGRPOConfig):
 
     def _check_ppo(self) -> None:
         if self.credit == "attempt":
-            raise ValueError("credit='attempt' is a baseline over siblings, which PPO has not: its baseline is the critic")
+            raise ValueError(
+                "credit='attempt' is a baseline over siblings, which PPO has not: its baseline is the critic"
+            )
         for name in ("gamma", "lam"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")

@@ -1,16 +1,33 @@
-"""Questions as the rows TRL trains on, and back."""
+"""Questions as the rows TRL trains on, and back, in an order that a resumed run keeps."""
 
 from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any
 
+import torch
 from datasets import Dataset
+from trl.trainer.utils import RepeatSampler
 
 from multiattempt_trl.dialogue.env import Environment, Limits
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.dialogue.rendering import Renderer
 
 REQUIRED = ("problem", "answer")
+
+
+class ResumableSampler(RepeatSampler):
+    """TRL's sampler, whose n-th epoch has the same order in a run that was resumed as in one that was not.
+
+    `RepeatSampler` draws each epoch's order from one generator, and a resumed run starts that generator anew: it would
+    see the first epoch's order again (TRL 1.16).
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        """Puts the generator where `epoch` whole epochs leave it; called by the Trainer before each epoch."""
+        if self.shuffle:
+            self.generator.manual_seed(self.seed)
+            for _ in range(epoch):
+                torch.randperm(self.num_samples, generator=self.generator)
 
 
 def to_dataset(questions: list[Question]) -> Dataset:

@@ -26,7 +26,7 @@ from multiattempt_trl.rollout.transformers_backend import Sampling, Transformers
 from multiattempt_trl.training.advantages import group_relative, returns_to_go
 from multiattempt_trl.training.callbacks import EpisodeCounter, WholeRollouts
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
-from multiattempt_trl.training.dataset import check_room, prepare_dataset, to_question
+from multiattempt_trl.training.dataset import ResumableSampler, check_room, prepare_dataset, to_question
 from multiattempt_trl.training.sequences import TokenSequence, collate, flatten, spread
 
 PER_ATTEMPT_CREDIT = ("improvement", "attempt")
@@ -40,6 +40,7 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
     - `rollout_func` plays dialogues through `rollout.play`, so feedback stands in the completion, masked.
     - `_generate_and_score_completions` remembers the rows (TRL hands a rollout the prompts alone), and for
       `credit="improvement"` or `"attempt"` replaces the advantages by one per attempt.
+    - the sampler's order survives a resume.
     - the reward function prices each episode; there are no others.
 
     Args:
@@ -116,6 +117,17 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
         longest = (self._environment(row, 0, args.max_attempts) for row in train_dataset)
         check_room(longest, self.renderer, self.limits, args.max_prompt_tokens)
 
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> ResumableSampler:
+        stock = super()._get_train_sampler(dataset)
+        return ResumableSampler(
+            stock.data_source,
+            mini_repeat_count=stock.mini_repeat_count,
+            batch_size=stock.batch_size,
+            repeat_count=stock.repeat_count,
+            shuffle=stock.shuffle,
+            seed=stock.seed,
+        )
+
     # ---- rollout ------------------------------------------------------------------------------------------------
 
     @staticmethod
@@ -147,9 +159,7 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
         args = self.args
         if not self.model.training:
             return int(args.max_attempts)
-        return draw_budget(
-            args.seed, self.state.global_step, to_question(row).id, args.max_attempts, args.budget_draw
-        )
+        return draw_budget(args.seed, self.state.global_step, to_question(row).id, args.max_attempts, args.budget_draw)
 
     def _environment(self, row: dict[str, Any], sample: int, budget: int) -> Environment:
         return Environment(
