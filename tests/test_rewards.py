@@ -134,7 +134,7 @@ def test_repeating_a_failed_attempt_never_pays(
 def test_failing_more_before_solving_never_pays(
     before: list[Verdict], data: st.DataObject, extra: Verdict, scheme: tuple[Prices, Credit, float]
 ) -> None:
-    """In a solved episode one more failed attempt of either kind, anywhere before the success, never raises the sum."""
+    """In a solved episode one more failed attempt, of either kind and anywhere, never raises the sum."""
     at = data.draw(st.integers(0, len(before)))
     assert total([*before[:at], extra, *before[at:], C], scheme) <= total([*before, C], scheme)
 
