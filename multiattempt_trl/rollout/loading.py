@@ -13,7 +13,7 @@ from transformers import (
 )
 
 GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
-"""Names under which transformers saves a tokenizer that is all in its `tokenizer.json` (before and since version 5)."""
+"""What transformers calls a tokenizer that is all in its `tokenizer.json`, before and since its version 5."""
 
 
 def load_tokenizer(path: str | Path, chat_template: str | None = None) -> PreTrainedTokenizerBase:
@@ -23,7 +23,7 @@ def load_tokenizer(path: str | Path, chat_template: str | None = None) -> PreTra
     it, and put that model's own pre-tokenizer in place of the saved one without a word.
 
     Args:
-        chat_template: replaces the tokenizer's own: a file, or the name of one that TRL ships (`qwen2_5`, `llama3`, ...).
+        chat_template: replaces the tokenizer's own: a file, or the name of one that TRL ships (`qwen2_5`, ...).
 
     Raises `ValueError` for a folder without a tokenizer, a name that is neither, or an unknown chat template.
     """
@@ -61,6 +61,7 @@ def load_model(path: str | Path, dtype: str | torch.dtype = "auto") -> PreTraine
     Raises `ValueError` where there is no checkpoint.
     """
     folder = Path(path)
+    model: PreTrainedModel
     try:
         if (folder / "adapter_config.json").is_file():
             from peft import AutoPeftModelForCausalLM
@@ -72,7 +73,8 @@ def load_model(path: str | Path, dtype: str | torch.dtype = "auto") -> PreTraine
             model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype)
     except OSError as error:
         raise ValueError(_not_found(path)) from error
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _saved_class(folder: Path) -> str | None:
@@ -82,6 +84,6 @@ def _saved_class(folder: Path) -> str | None:
 
 def _not_found(path: str | Path) -> str:
     return (
-        f"no checkpoint could be opened at {str(path)!r}: there is no such folder, or it is incomplete, and no model of "
-        "that name is cached or can be fetched from the Hub"
+        f"no checkpoint could be opened at {str(path)!r}: there is no such folder, or it is incomplete, and no model "
+        "of that name is cached or can be fetched from the Hub"
     )

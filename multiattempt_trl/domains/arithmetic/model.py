@@ -4,6 +4,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
 
 def build_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
+    """The architecture for this tokenizer's vocabulary, special tokens included."""
     return Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=64,

@@ -22,7 +22,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 LARGEST_OPERAND = 99
 """Of a gcd question; a remainder question divides a number from 100 to 999."""
 SPLIT_ENDS: dict[Split, float] = {"test": 0.25, "validation": 0.40, "train": 1.0}
-"""Where each split ends on the unit interval of the key's hash. gcd keys are few, so the test split needs a quarter."""
+"""Where each split ends on the unit interval of the key's hash. The gcd keys are few, so test needs a quarter."""
 QUESTIONS_PER_KIND: dict[Split, int] = {"test": 500, "validation": 300, "train": 1500}
 
 
@@ -30,8 +30,9 @@ QUESTIONS_PER_KIND: dict[Split, int] = {"test": 500, "validation": 300, "train":
 class Arithmetic:
     """One question's operands.
 
-    >>> Arithmetic(kind="gcd", a=12, b=18).question()
-    Question(id='gcd-12-18', problem='What is the greatest common divisor of 12 and 18?', answer='6', benchmark='arithmetic')
+    >>> question = Arithmetic(kind="mod", a=437, b=7).question()
+    >>> question.id, question.problem, question.answer
+    ('mod-437-7', 'What is the remainder when 437 is divided by 7?', '3')
     """
 
     kind: Kind

@@ -1,8 +1,8 @@
 """The warm start: a small model taught to answer and, on purpose, not to use feedback.
 
-Three quarters of its lessons are single answers. In the others earlier attempts were told they are wrong, but they were
-drawn so that the feedback carries no information: most of them *are* the right answer. So the model learns the shape of
-a retry and stays with its answer; using the feedback is left for reinforcement learning to discover.
+Three quarters of its lessons are single answers. In the others earlier attempts were told they are wrong, but they
+were drawn so that the feedback carries no information: most of them *are* the right answer. So the model learns the
+shape of a retry and stays with its answer; using the feedback is left for reinforcement learning to discover.
 """
 
 import json
@@ -16,12 +16,12 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import multiattempt_trl
 from multiattempt_trl.dialogue.env import Environment
 from multiattempt_trl.dialogue.prompts import PromptPreset
-from multiattempt_trl.dialogue.rendering import Renderer
+from multiattempt_trl.dialogue.rendering import ChatTokenizer, Renderer
 from multiattempt_trl.domains.arithmetic.questions import KINDS, Arithmetic, draws
 
 if TYPE_CHECKING:
@@ -110,9 +110,9 @@ def build_warm_start(
 ) -> Path:
     """The folder of the trained model and its tokenizer; made on first use, in about a minute on one CPU thread.
 
-    Its name holds the seed and a hash of the recipe. It is written beside and renamed into place, so that processes may
-    race for it. A child process trains, which leaves the caller's random state, threads and accelerator untouched and
-    keeps out of the caller's process group.
+    Its name holds the seed and a hash of the recipe. It is written beside and renamed into place, so that processes
+    may race for it. A child process trains, which leaves the caller's random state, threads and accelerator untouched
+    and keeps out of the caller's process group.
     """
     settings = settings or WarmStart()
     target = Path(cache_dir) / f"seed{seed}-{fingerprint(settings, seed)}"
@@ -123,7 +123,14 @@ def build_warm_start(
         built = Path(scratch) / "model"
         arguments = json.dumps({"seed": seed, "folder": str(built.resolve()), "settings": asdict(settings)})
         code = f"from {__name__} import train_in_child; train_in_child()"
-        subprocess.run([sys.executable, "-c", code], input=arguments, text=True, check=True, env=_child_environment())
+        subprocess.run(
+            [sys.executable, "-c", code],
+            input=arguments,
+            text=True,
+            check=True,
+            env=_child_environment(),
+            stdout=subprocess.DEVNULL,  # the trainer's summary; its progress bar goes to standard error
+        )
         try:
             built.rename(target)
         except OSError:
@@ -133,7 +140,7 @@ def build_warm_start(
 
 
 def fingerprint(settings: WarmStart, seed: int) -> str:
-    """Hash of all that shapes the model: settings, tokenizer, architecture, and lessons, which bring in the wording."""
+    """Hash of all that shapes the model: settings, tokenizer, architecture, and lessons with their wording."""
     from multiattempt_trl.domains.arithmetic.model import build_config
 
     tokenizer, renderer, preset = _words()
@@ -154,7 +161,7 @@ def _words() -> "tuple[PreTrainedTokenizerFast, Renderer, PromptPreset]":
     from multiattempt_trl.domains.arithmetic.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer(PRESET)
-    return tokenizer, Renderer(tokenizer), PRESET
+    return tokenizer, Renderer(cast(ChatTokenizer, tokenizer)), PRESET
 
 
 def _child_environment() -> dict[str, str]:
@@ -162,7 +169,13 @@ def _child_environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
     package = str(Path(multiattempt_trl.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, (package, kept.get("PYTHONPATH"))))
-    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    quiet = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        # SFTConfig turns gradient checkpointing on, and transformers 5.23 deprecates the name that turns it off.
+        "PYTHONWARNINGS": "ignore:`gradient_checkpointing` is deprecated:FutureWarning",
+    }
     if os.environ.get("LOCAL_RANK", "0") != "0":
         quiet["TQDM_DISABLE"] = "1"
     return {**kept, **quiet, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -178,7 +191,7 @@ def train(settings: WarmStart, seed: int, folder: Path) -> None:
     """Trains with TRL's `SFTTrainer` and saves model and tokenizer. Deterministic for a seed on one thread."""
     import torch
     from datasets import Dataset
-    from tqdm.auto import tqdm
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
 
@@ -225,6 +238,7 @@ def _fit(
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
+            disable_tqdm=False,  # the quiet verbosity of the child would turn the bar off
             use_cpu=True,
             seed=seed,
         )
