@@ -112,7 +112,7 @@ def test_the_length_of_the_feedback_does_not_matter(feedback: int, junk: float) 
 
 
 def test_stepping_across_feedback_would_give_other_numbers() -> None:
-    # 30 feedback tokens whose values equal the next attempt's 0.2: 0.3 + 0.99 ** 31 * 0.8, where 0.99 ** 31 = 0.7323034.
+    # 30 feedback tokens of the next attempt's value 0.2: 0.3 + 0.99 ** 31 * 0.8, where 0.99 ** 31 = 0.7323034.
     across = stepping_across([0.0] * 31 + [1.0], [-0.1] + [0.2] * 31, 1.0, 0.99)
     assert across[0] == pytest.approx(0.3 + 0.7323033696543974 * 0.8)  # 0.886 in the place of 1.092
     # At lambda 0.95 and with a late first value of 0.6 even the sign is lost: 0.2 - 0.6 = -0.4, and
@@ -166,7 +166,7 @@ def test_returns_to_go() -> None:
 # Two questions, three samples each, at most two attempts. What stands on unreached attempts (99) is junk.
 RETURNS = torch.tensor([[1.0, 99.0], [-0.5, -0.5], [1.0, 1.0], [1.0, 99.0], [1.0, 99.0], [-1.0, -1.0]])
 REACHED = torch.tensor([[1, 0], [1, 1], [1, 1], [1, 0], [1, 0], [1, 1]]).bool()
-# Question 1, attempt 1: mean (1 - 0.5 + 1) / 3 = 0.5.  Attempt 2: mean (-0.5 + 1) / 2 = 0.25 of the two that got there.
+# Question 1, attempt 1: mean (1 - 0.5 + 1) / 3 = 0.5.  Attempt 2: mean (-0.5 + 1) / 2 = 0.25 of the two that reach it.
 # Question 2, attempt 1: mean (1 + 1 - 1) / 3 = 1/3.    Attempt 2: one sample alone, nothing to compare with.
 CENTRED = torch.tensor([[0.5, 0.0], [-1.0, -0.75], [0.5, 0.75], [2 / 3, 0.0], [2 / 3, 0.0], [-4 / 3, 0.0]])
 
