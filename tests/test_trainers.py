@@ -1,4 +1,4 @@
-"""Both trainers end to end on a tiny model: they train on what was sampled, resume to the digit, and refuse nonsense."""
+"""Both trainers end to end on a tiny model: trained is what was sampled, a resume is exact, nonsense is refused."""
 
 import json
 import shutil
@@ -50,6 +50,15 @@ class TestWhatIsTrainedOn:
             ids = torch.cat([batch["prompt_ids"][row], batch["completion_ids"][row]])
             real = torch.cat([batch["prompt_mask"][row], batch["completion_mask"][row]]).bool()
             assert tuple(ids[real].tolist()) == read
+
+    def test_long_prompts_are_dropped_and_named(
+        self, tmp_path: Path, tiny_model: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        long = {"id": "long", "problem": "What is the remainder when " + 40 * "9" + " is divided by 7?", "answer": "1"}
+        data = Dataset.from_list([*train_set(16).to_list(), long])
+        trainer = ppo(tmp_path, tiny_model, data=data, max_prompt_tokens=40)
+        assert trainer.train_dataset["id"] == train_set(16)["id"]
+        assert "dropped 1 of 17 questions whose prompt is longer than 40 tokens: long (" in caplog.text
 
     def test_siblings_share_their_budget_and_steps_differ(self, tmp_path: Path, tiny_model: Path) -> None:
         trainer = grpo(tmp_path, tiny_model, max_steps=1)
@@ -196,15 +205,15 @@ class TestRefusals:
 
     def test_an_empty_gold(self, tmp_path: Path, tiny_model: Path) -> None:
         data = Dataset.from_list([{"problem": "1 + 1", "answer": "2"}, {"problem": "2 + 2", "answer": " "}])
-        with pytest.raises(ValueError, match="row 1 of the dataset: .*empty gold"):
+        with pytest.raises(ValueError, match=r"row 1 of the dataset: .*empty gold"):
             ppo(tmp_path, tiny_model, data=data)
 
     def test_a_budget_that_cannot_fit_the_context(self, tmp_path: Path, tiny_model: Path) -> None:
         with pytest.raises(ValueError, match=r"can need \d+ tokens .* context is 512: lower"):
             ppo(tmp_path, tiny_model, max_completion_length=300)
 
-    def test_a_prompt_over_its_cap(self, tmp_path: Path, tiny_model: Path) -> None:
-        with pytest.raises(ValueError, match="more than max_prompt_tokens=3: drop the row"):
+    def test_prompts_that_are_all_over_the_cap(self, tmp_path: Path, tiny_model: Path) -> None:
+        with pytest.raises(ValueError, match="no question has a prompt of at most max_prompt_tokens=3"):
             ppo(tmp_path, tiny_model, max_prompt_tokens=3)
 
     def test_a_template_that_rewrites_history(self, tmp_path: Path, tiny_model: Path) -> None:

@@ -46,7 +46,7 @@ class MultiAttemptGRPOConfig(GRPOConfig):
         metadata={"help": "Cap on the sampled tokens of all attempts together. Default: M x max_completion_length."},
     )
     max_prompt_tokens: int | None = field(
-        default=None, metadata={"help": "A question whose first prompt is longer is an error. Default: no cap."}
+        default=None, metadata={"help": "Questions whose first prompt is longer are dropped, and named in the log. Default: none."}
     )
     rollout_batch_size: int | None = field(
         default=None,

@@ -1,6 +1,8 @@
 """Questions as the rows TRL trains on, and back, in an order that a resumed run keeps."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -11,6 +13,8 @@ from trl.trainer.utils import RepeatSampler
 from multiattempt_trl.dialogue.env import Environment, Limits
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.dialogue.rendering import Renderer
+
+logger = logging.getLogger(__name__)
 
 REQUIRED = ("problem", "answer")
 
@@ -66,25 +70,57 @@ def prepare_dataset(dataset: Dataset) -> Dataset:
     return dataset.add_column("prompt", prompts)
 
 
-def check_room(
-    environments: Iterable[Environment], renderer: Renderer, limits: Limits, max_prompt_tokens: int | None
-) -> None:
-    """Raises `ValueError` where a question's longest episode would not fit the model's context.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overhead:
+    """What an episode of a question costs besides what is sampled, in tokens, at its largest budget."""
 
-    Counts the first prompt, all the tokens that the episode may sample, and the feedback between its attempts.
+    question: Question
+    prompt: int
+    feedback: int
+
+
+def drop_long_prompts(
+    dataset: Dataset, environment: Callable[[dict[str, Any]], Environment], renderer: Renderer, longest: int | None
+) -> tuple[Dataset, Overhead]:
+    """The rows whose first prompt has at most `longest` tokens (None: all), and the largest overhead among them.
+
+    Raises `ValueError` where none is left.
     """
-    for env in environments:
-        prompt = len(renderer.prompt_ids(env.first_messages()))
-        if max_prompt_tokens is not None and prompt > max_prompt_tokens:
-            raise ValueError(
-                f"the prompt of question {env.question.id!r} has {prompt} tokens, more than max_prompt_tokens="
-                f"{max_prompt_tokens}: drop the row or raise the limit"
-            )
-        feedback = [len(renderer.feedback_ids(env.feedback_message(used), ())) for used in range(1, env.budget)]
-        sampled = min(limits.episode, env.budget * limits.attempt)
-        if prompt + sum(feedback) + sampled > limits.context:
-            raise ValueError(
-                f"an episode of question {env.question.id!r} can need {prompt + sum(feedback) + sampled} tokens "
-                f"({prompt} prompt, {sum(feedback)} feedback, {sampled} sampled), but the model's context is "
-                f"{limits.context}: lower max_episode_tokens, max_completion_length or max_attempts"
-            )
+    kept, dropped = [], []
+    largest: Overhead | None = None
+    for number, row in enumerate(dataset):
+        overhead = _overhead(environment(row), renderer)
+        if longest is not None and overhead.prompt > longest:
+            dropped.append(overhead)
+            continue
+        kept.append(number)
+        if largest is None or overhead.prompt + overhead.feedback > largest.prompt + largest.feedback:
+            largest = overhead
+    if largest is None:
+        raise ValueError(f"no question has a prompt of at most max_prompt_tokens={longest} tokens: raise the limit")
+    if not dropped:
+        return dataset, largest
+    names = ", ".join(f"{overhead.question.id} ({overhead.prompt})" for overhead in dropped[:5])
+    logger.warning(
+        "dropped %d of %d questions whose prompt is longer than %s tokens: %s%s",
+        *(len(dropped), len(dataset), longest, names, ", ..." if len(dropped) > 5 else ""),
+    )
+    return dataset.select(kept), largest
+
+
+def _overhead(env: Environment, renderer: Renderer) -> Overhead:
+    feedback = [len(renderer.feedback_ids(env.feedback_message(used), ())) for used in range(1, env.budget)]
+    prompt = len(renderer.prompt_ids(env.first_messages()))
+    return Overhead(question=env.question, prompt=prompt, feedback=sum(feedback))
+
+
+def check_room(largest: Overhead, limits: Limits, budget: int) -> None:
+    """Raises `ValueError` where the longest possible episode would not fit the model's context."""
+    sampled = min(limits.episode, budget * limits.attempt)
+    needed = largest.prompt + largest.feedback + sampled
+    if needed > limits.context:
+        raise ValueError(
+            f"an episode of question {largest.question.id!r} can need {needed} tokens ({largest.prompt} prompt, "
+            f"{largest.feedback} feedback, {sampled} sampled), but the model's context is {limits.context}: lower "
+            "max_episode_tokens, max_completion_length, max_attempts or max_prompt_tokens"
+        )

@@ -26,7 +26,7 @@ from multiattempt_trl.rollout.transformers_backend import Sampling, Transformers
 from multiattempt_trl.training.advantages import group_relative, returns_to_go
 from multiattempt_trl.training.callbacks import EpisodeCounter, WholeRollouts
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
-from multiattempt_trl.training.dataset import ResumableSampler, check_room, prepare_dataset, to_question
+from multiattempt_trl.training.dataset import ResumableSampler, check_room, drop_long_prompts, prepare_dataset, to_question
 from multiattempt_trl.training.sequences import TokenSequence, collate, flatten, spread
 
 PER_ATTEMPT_CREDIT = ("improvement", "attempt")
@@ -90,8 +90,13 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
         self.preset = preset or PRESETS[args.prompt_preset or "paper"]
         if processing_class is None:
             processing_class = load_tokenizer(model if isinstance(model, str) else model.config._name_or_path)
-        Renderer(processing_class)  # a template that rewrites history is refused before a model is loaded
-        train_dataset = prepare_dataset(train_dataset)
+        renderer = Renderer(processing_class)  # a template that rewrites history is refused before a model is loaded
+        train_dataset, largest = drop_long_prompts(
+            prepare_dataset(train_dataset),
+            lambda row: self._environment(args, row, args.max_attempts),
+            renderer,
+            args.max_prompt_tokens,
+        )
         self._episode_counter = EpisodeCounter()
         super().__init__(
             model=model,
@@ -114,8 +119,7 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
             episode=args.episode_tokens,
             context=self.model.config.get_text_config().max_position_embeddings,
         )
-        longest = (self._environment(row, 0, args.max_attempts) for row in train_dataset)
-        check_room(longest, self.renderer, self.limits, args.max_prompt_tokens)
+        check_room(largest, self.limits, args.max_attempts)
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> ResumableSampler:
         stock = super()._get_train_sampler(dataset)
@@ -136,7 +140,7 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
 
     def _rollout(self) -> dict[str, Any]:
         """Plays one dialogue per row and hands TRL its tokens; `env_mask` is 1 on policy tokens."""
-        envs = [self._environment(row, sample, self._budget(row)) for sample, row in enumerate(self._rows)]
+        envs = [self._environment(self.args, row, self._budget(row), n) for n, row in enumerate(self._rows)]
         episodes = play(
             envs, self._backend(), self.grade, self.renderer, self.limits, stop_at_box=self.args.stop_at_box
         )
@@ -161,13 +165,11 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
             return int(args.max_attempts)
         return draw_budget(args.seed, self.state.global_step, to_question(row).id, args.max_attempts, args.budget_draw)
 
-    def _environment(self, row: dict[str, Any], sample: int, budget: int) -> Environment:
+    def _environment(
+        self, args: MultiAttemptGRPOConfig, row: dict[str, Any], budget: int, sample: int = 0
+    ) -> Environment:
         return Environment(
-            question=to_question(row),
-            budget=budget,
-            preset=self.preset,
-            feedback=self.args.feedback,
-            sample=sample,
+            question=to_question(row), budget=budget, preset=self.preset, feedback=args.feedback, sample=sample
         )
 
     def _backend(self) -> TransformersBackend:

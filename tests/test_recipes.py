@@ -1,0 +1,90 @@
+"""Every recipe, launcher configuration and README command is real: it parses with no unknown key and names what exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from trl import ModelConfig, TrlParser
+
+from multiattempt_trl.cli import COMMANDS
+from multiattempt_trl.cli.arguments import EvalArguments, TaskArguments
+from multiattempt_trl.domains import get_domain
+from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = sorted(ROOT.glob("recipes/*/*/*.yaml"))
+LAUNCHERS = sorted(ROOT.glob("accelerate_configs/*.yaml"))
+CONFIGS = {"ppo": MultiAttemptPPOConfig, "grpo": MultiAttemptGRPOConfig}
+CPU = ["--bf16", "false", "--use_cpu", "true"]
+
+
+def test_all_of_them_are_visited() -> None:
+    assert len(RECIPES) == 8
+    assert len(LAUNCHERS) == len(list((ROOT / "accelerate_configs").iterdir())) == 2
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: "-".join(path.parts[-3:]))
+def test_a_recipe_parses_and_a_command_line_value_wins(recipe: Path) -> None:
+    parser = TrlParser((TaskArguments, EvalArguments, CONFIGS[recipe.parent.name], ModelConfig))
+    task, _, args, model = parser.parse_args_and_config(
+        ["--config", str(recipe), "--learning_rate", "0.125", "--max_attempts", "4", *CPU]
+    )
+    assert args.learning_rate == 0.125
+    assert args.max_attempts == 4
+    domain = get_domain(task.domain)
+    domain.preset(args.prompt_preset)
+    assert domain.build_model is not None or model.model_name_or_path
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: "-".join(path.parts[-3:]))
+def test_a_recipe_names_its_own_launch_command_and_folder(recipe: Path) -> None:
+    name, text = recipe.relative_to(ROOT).as_posix(), recipe.read_text(encoding="utf-8")
+    header = text.split("\n\n")[0]
+    assert f"-m multiattempt_trl {recipe.parent.name} \\\n#       --config {name}" in header
+    assert name in header or name == "recipes/arithmetic/ppo/multi_attempt.yaml"
+    for launcher in re.findall(r"accelerate_configs/\w+\.yaml", header):
+        assert (ROOT / launcher).is_file()
+    model, algorithm, arm = recipe.parts[-3], recipe.parts[-2], recipe.stem
+    assert yaml.safe_load(text)["output_dir"] == f"outputs/{model}/{algorithm}/{arm}"
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: "-".join(path.parts[-3:]))
+def test_a_misspelt_key_is_an_error_that_names_it(recipe: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(recipe.read_text(encoding="utf-8") + "\nmax_atempts: 3\n", encoding="utf-8")
+    parser = TrlParser((TaskArguments, EvalArguments, CONFIGS[recipe.parent.name], ModelConfig))
+    with pytest.raises(ValueError, match="max_atempts"):
+        parser.parse_args_and_config(["--config", str(broken), *CPU])
+
+
+def test_the_paper_recipe_has_the_papers_batches() -> None:
+    recipe = ROOT / "recipes/qwen2.5-math-1.5b/ppo/multi_attempt.yaml"
+    parser = TrlParser((TaskArguments, EvalArguments, MultiAttemptPPOConfig, ModelConfig))
+    _, _, args, _ = parser.parse_args_and_config(["--config", str(recipe), *CPU])
+    assert args.generation_batch_size == 1024
+    assert args.per_device_train_batch_size * args.gradient_accumulation_steps == 128
+    assert (args.gamma, args.lam, args.epsilon, args.beta) == (1.0, 0.99, 0.2, 0.01)
+    assert (args.learning_rate, args.critic_learning_rate) == (5e-7, 1e-5)
+    assert args.num_generations == 1
+
+
+@pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.stem)
+def test_a_launcher_configuration_parses_with_no_unknown_key(path: Path) -> None:
+    assert load_config_from_file(str(path)).num_processes == 1  # raises for an unknown key
+
+
+def test_every_command_in_the_documents_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    made, called = set(), set()
+    for document in documents:
+        for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
+            made |= set(re.findall(r"^(?:\$ )?make ([a-z-]+)", block, re.MULTILINE))
+            called |= set(re.findall(r"multiattempt(?:_trl)? ([a-z]+)", block))
+            for path in re.findall(r"(?:recipes|accelerate_configs)/[\w./-]+\.yaml", block):
+                assert (ROOT / path).is_file(), f"{document.name} names {path}"
+    assert {"train", "reproduce", "eval", "test"} <= made <= targets
+    assert called <= set(COMMANDS)
+    assert called

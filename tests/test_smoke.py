@@ -1,0 +1,73 @@
+"""The real thing, small: the 1.5B recipes on real questions with the real tokenizer, shrunk by command-line values only."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+ROOT = Path(__file__).resolve().parent.parent
+SHRUNK = [
+    *("--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "1", "--steps_per_generation", "2"),
+    *("--max_steps", "2", "--max_attempts", "3", "--max_completion_length", "24", "--max_episode_tokens", "60"),
+    *("--rollout_batch_size", "4", "--save_steps", "2", "--logging_steps", "1"),
+    *("--dtype", "float32", "--bf16", "false", "--use_cpu", "true", "--chat_template", "qwen2_5"),
+    *("--budget", "2", "--eval_limit", "4", "--eval_max_attempt_tokens", "24", "--independent", "2"),
+]
+
+
+@pytest.fixture(scope="module")
+def small_qwen(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Path:
+    """A random Qwen2 of two thin layers with the real vocabulary of 151,936 rows, saved beside the real tokenizer."""
+    folder = tmp_path_factory.mktemp("smoke") / "qwen"
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(shared / "qwen2.5-tokenizer")
+    config = Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        bos_token_id=None,
+    )
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("recipe", ["ppo/multi_attempt", "grpo/multi_attempt", "ppo/single_attempt"])
+def test_a_1_5b_recipe_trains_two_steps_and_evaluates_on_math500(
+    recipe: str, small_qwen: Path, shared: Path, tmp_path: Path
+) -> None:
+    algorithm, arm = recipe.split("/")
+    command = [
+        *(sys.executable, "-m", "multiattempt_trl", algorithm),
+        *("--config", str(ROOT / f"recipes/qwen2.5-math-1.5b/{recipe}.yaml")),
+        *("--model_name_or_path", str(small_qwen), "--output_dir", str(tmp_path)),
+        *("--dataset_name", str(shared / "data" / "math_l3to5_train.jsonl")),
+        *("--benchmarks", f"math500={shared / 'data' / 'math500.jsonl'}"),
+        *SHRUNK,
+        *(["--num_generations", "4"] if algorithm == "grpo" else []),
+        *(["--max_attempts", "1"] if arm == "single_attempt" else []),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    steps = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [step["loss"] for step in steps if "loss" in step]
+    assert len(losses) == 2
+    assert steps[0]["episodes_total"] == 8
+    assert (tmp_path / "model.safetensors").is_file()
+    assert (tmp_path / "critic" / "config.json").is_file() == (algorithm == "ppo")
+    summary = json.loads((tmp_path / "eval" / "summary.json").read_text())
+    assert summary["benchmarks"]["math500"]["n"] == 4
+    assert set(summary["benchmarks"]["math500"]["accuracy"]) == {"1", "2"}
+    episodes = [json.loads(line) for line in (tmp_path / "eval" / "episodes.jsonl").read_text().splitlines()]
+    assert len(episodes) == 4
+    assert all(episode["benchmark"] == "math500" and episode["gold"] for episode in episodes)
