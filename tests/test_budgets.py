@@ -13,6 +13,8 @@ def test_golden_values() -> None:
     assert [draw_budget(seed, 0, "gcd-12-18", 5) for seed in range(10)] == [3, 2, 3, 4, 3, 3, 3, 5, 2, 4]
     assert [draw_budget(0, 0, f"simplerl-{n}", 5) for n in range(10)] == [3, 2, 3, 2, 1, 1, 3, 1, 2, 3]
     assert [draw_budget(0, 0, "gcd-12-18", most) for most in (1, 2, 3, 5, 7)] == [1, 1, 1, 3, 3]
+    # 256 is 1 modulo 5, so that only other M show in which order the bytes are read.
+    assert [draw_budget(0, step, "gcd-12-18", 7) for step in range(10)] == [3, 7, 5, 2, 7, 2, 5, 6, 4, 5]
 
 
 @pytest.mark.parametrize(

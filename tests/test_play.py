@@ -293,6 +293,11 @@ def test_feedback_that_the_template_drops() -> None:
     assert backend.asked == []
 
 
+def test_a_grader_that_answers_something_else() -> None:
+    with pytest.raises(ValueError, match="True is not a valid Verdict"):
+        play([env(1)], Scripted([[RIGHT]]), lambda question, response: True, RENDERER, LIMITS)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["attempt", "episode", "context"])
 def test_limits_below_one(name: str) -> None:
     with pytest.raises(ValueError, match=f"the {name} token limit must be at least 1, got 0"):
@@ -339,7 +344,7 @@ class Forced(Qwen2ForCausalLM):
     """A model that wants to say what it is told to, row by row, and WORD after that; `generate` is the real one."""
 
     def say(self, *rows: list[int]) -> "Forced":
-        self.rows, self.step, self.calls = rows, 0, 0
+        self.rows, self.step = rows, 0
         return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -404,9 +409,14 @@ def test_every_row_ends_at_its_own_end(forced: Forced) -> None:
 
 
 def test_generation_ends_with_the_last_row(forced: Forced) -> None:
-    forced.say([BOX, OPEN, ONE, CLOSE], [WORD, STOP])
-    generate(forced, [request(0, [WORD], 200), request(1, [WORD], 100)])
-    assert forced.step == 4
+    # The box closes at token 4, though both may go on; the cap of row 0 is reached at token 3; and so on.
+    for rows, caps, steps in (
+        (([BOX, OPEN, ONE, CLOSE], [WORD, STOP]), (200, 100), 4),
+        (([WORD] * 9, [WORD, STOP]), (3, 100), 3),
+        (([WORD] * 4 + [OTHER], [WORD, STOP]), (200, 100), 5),
+    ):
+        generate(forced.say(*rows), [request(number, [WORD], cap) for number, cap in enumerate(caps)])
+        assert forced.step == steps
 
 
 def test_a_box_in_the_prompt_does_not_count(forced: Forced) -> None:
