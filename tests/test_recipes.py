@@ -1,4 +1,4 @@
-"""Every recipe, launcher configuration and README command is real: it parses with no unknown key and names what exists."""
+"""Every recipe, launcher configuration and README command is real: it parses, and names what exists."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The real thing, small: the 1.5B recipes on real questions with the real tokenizer, shrunk by command-line values only."""
+"""The real thing, small: the 1.5B recipes on real questions with the real tokenizer, shrunk on the command line."""
 
 import json
 import subprocess

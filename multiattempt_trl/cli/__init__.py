@@ -43,6 +43,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _said_by_us(error: BaseException) -> bool:
-    """Whether our own code, or the parser of the recipe, raised it: then the message says all, else the trace is needed."""
+    """Whether our own code, or the recipe's parser, raised it: then the message says all, else the trace is needed."""
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     return "multiattempt_trl" in raised_in.parts or raised_in.parts[-3:] == ("trl", "scripts", "utils.py")

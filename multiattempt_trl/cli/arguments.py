@@ -79,7 +79,7 @@ class Settings:
 
     @classmethod
     def beside(cls, model: str | Path) -> "Settings":
-        """What training saved in the model's folder, or above it for one of its checkpoints; the defaults elsewhere."""
+        """What training saved in the model's folder, or above a checkpoint of its; the defaults elsewhere."""
         for folder in (Path(model), Path(model).parent):
             path = folder / SETTINGS_FILE
             if path.is_file():

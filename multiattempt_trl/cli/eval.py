@@ -95,12 +95,12 @@ def evaluate_and_report(
 ) -> None:
     """Evaluates by `arguments` with the words of `settings`; writes `folder`/eval and prints the table."""
     episode_tokens = arguments.eval_max_episode_tokens
-    attempt_tokens = arguments.eval_max_attempt_tokens or settings.max_attempt_tokens or episode_tokens
+    attempt_tokens = arguments.eval_max_attempt_tokens or settings.max_attempt_tokens or domain.max_attempt_tokens
     plan = EvalPlan(
         model=name or folder,
         preset=domain.preset(settings.prompt_preset),
         limits=Limits(
-            attempt=attempt_tokens,
+            attempt=attempt_tokens or episode_tokens,
             episode=episode_tokens,
             context=model.config.get_text_config().max_position_embeddings,
         ),

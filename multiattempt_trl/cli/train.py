@@ -1,5 +1,6 @@
 """What `ppo` and `grpo` share: from a recipe to a trained, saved and evaluated model."""
 
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -123,6 +124,5 @@ def _save(trainer: MultiAttemptGRPOTrainer, settings: Settings) -> None:
 
 
 def _print_times(console: Console, clock: dict[str, float]) -> None:
-    marks = list(clock.items())
-    spans = [f"{name} {now - before:.0f} s" for (_, before), (name, now) in zip(marks, marks[1:], strict=False)]
+    spans = [f"{name} {now - before:.0f} s" for (_, before), (name, now) in pairwise(clock.items())]
     console.print("Time: " + ", ".join(spans))

@@ -21,7 +21,7 @@ class ChatTokenizer(Protocol):
 
     def apply_chat_template(self, conversation: list[Message], **kwargs: Any) -> Any: ...
     def __call__(self, text: str, **kwargs: Any) -> Any: ...
-    def decode(self, token_ids: Sequence[int], **kwargs: Any) -> Any: ...
+    def decode(self, token_ids: list[int], **kwargs: Any) -> Any: ...
 
 
 class Renderer:
@@ -70,7 +70,7 @@ class Renderer:
         return tail[1:] if response_ids and response_ids[-1] == tail[0] else tail
 
     def response_text(self, response_ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(response_ids, skip_special_tokens=True))
+        return str(self.tokenizer.decode(list(response_ids), skip_special_tokens=True))
 
     def _tail(self, message: Message) -> tuple[int, ...]:
         key = (message["role"], message["content"])

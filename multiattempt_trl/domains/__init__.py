@@ -28,8 +28,10 @@ class Domain:
     default_preset: str = "paper"
     presets: Mapping[str, PromptPreset] = field(default_factory=dict)
     """Presets of its own, besides `dialogue.prompts.PRESETS`."""
+    max_attempt_tokens: int | None = None
+    """Cap on one attempt in evaluation, for a model whose training left no settings; None for the episode's cap."""
     build_model: Callable[[int], Path] | None = None
-    """Makes (or finds in its cache) the model that training starts from, for a seed; None where a model must be named."""
+    """Makes (or finds in its cache) the model to start from, for a seed; None where a model must be named."""
 
     def preset(self, name: str | None) -> PromptPreset:
         """The preset of that name, the domain's default for None; raises `ValueError` that lists the known ones."""
@@ -41,6 +43,7 @@ class Domain:
 
 
 def domain_names() -> list[str]:
+    """The folders of this room."""
     return sorted(module.name for module in iter_modules(__path__) if module.ispkg)
 
 

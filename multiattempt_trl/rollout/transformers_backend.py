@@ -118,7 +118,8 @@ class TransformersBackend:
             disable_compile=True,
             **self.sampling.generation_kwargs(),
         )
-        output = self._model.generate(
+        model: Any = self._model  # its `generate` is a mixin's, which type checkers take for a submodule
+        output = model.generate(
             input_ids=torch.tensor(rows, device=device),
             attention_mask=torch.tensor(mask, device=device),
             generation_config=config,

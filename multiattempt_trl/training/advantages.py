@@ -59,8 +59,8 @@ def group_relative(returns: torch.Tensor, reached: torch.Tensor, group_size: int
 
     Returns: (B, K), 0 where an attempt was not reached or has no sibling.
     """
-    grouped = returns.masked_fill(~reached, 0.0).unflatten(0, (-1, group_size))  # (groups, G, K)
-    mask = reached.unflatten(0, (-1, group_size))
+    grouped = returns.masked_fill(~reached, 0.0).reshape(-1, group_size, returns.size(1))  # (groups, G, K)
+    mask = reached.reshape(grouped.shape)
     count = mask.sum(1, keepdim=True)
     centred = (grouped - grouped.sum(1, keepdim=True) / count.clamp(min=1)) * mask
     if scale:

@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterable
 from math import lcm
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState, ProgressCallback
 
 from multiattempt_trl.dialogue.episode import Episode
@@ -20,10 +20,11 @@ class EpisodeCounter(TrainerCallback, ExportableState):
         self.episodes, self.sampled_tokens = episodes, sampled_tokens
 
     def on_train_begin(
-        self, args: MultiAttemptGRPOConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Takes up the counts of the checkpoint that the run resumes from."""
-        saved = state.stateful_callbacks.get(type(self).__name__, self.state())["attributes"]
+        callbacks: Any = state.stateful_callbacks  # by name, once the state is a run's
+        saved = callbacks.get(type(self).__name__, self.state())["attributes"]
         self.episodes, self.sampled_tokens = saved["episodes"], saved["sampled_tokens"]
 
     def count(self, episodes: Iterable[Episode]) -> None:
@@ -39,8 +40,9 @@ class WholeRollouts(TrainerCallback):
     """Refuses a checkpoint interval that would cut a rollout in two: resuming would sample it anew."""
 
     def on_train_begin(
-        self, args: MultiAttemptGRPOConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        assert isinstance(args, MultiAttemptGRPOConfig), "it is added by our trainers alone"
         micro_steps = args.steps_per_generation * args.num_iterations
         updates = lcm(micro_steps, args.gradient_accumulation_steps) // args.gradient_accumulation_steps
         if args.save_strategy == "steps" and state.save_steps % updates:
@@ -57,7 +59,7 @@ class JsonLines(TrainerCallback):
         self.path = Path(path)
 
     def on_train_begin(
-        self, args: MultiAttemptGRPOConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if not state.is_world_process_zero:
             return
@@ -68,36 +70,40 @@ class JsonLines(TrainerCallback):
 
     def on_log(
         self,
-        args: MultiAttemptGRPOConfig,
+        args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+                file.write(json.dumps({"step": state.global_step, **kwargs["logs"]}) + "\n")
 
 
 class Progress(ProgressCallback):
     """The Trainer's bar with the few numbers worth watching beside it, instead of sixty printed at every log."""
 
-    SHOWN = {"reward": "reward", "accuracy/within_1": "acc@1", "attempts/used": "attempts", "kl": "kl"}
+    SHOWN: ClassVar[dict[str, str]] = {
+        "reward": "reward",
+        "accuracy/within_1": "acc@1",
+        "attempts/used": "attempts",
+        "kl": "kl",
+    }
 
     def on_log(
         self,
-        args: MultiAttemptGRPOConfig,
+        args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if self.training_bar is None or not logs:
+        if self.training_bar is None or logs is None:
             return
-        most = max((key for key in logs if key.startswith("accuracy/within_")), default=None)
         shown = dict(self.SHOWN)
-        if most is not None:
-            shown[most] = f"acc@{most.rpartition('_')[2]}"
+        budgets = [int(key.rpartition("_")[2]) for key in logs if key.startswith("accuracy/within_")]
+        if budgets:
+            shown[f"accuracy/within_{max(budgets)}"] = f"acc@{max(budgets)}"
         numbers = {label: f"{logs[key]:.3g}" for key, label in shown.items() if logs.get(key) is not None}
         if numbers:
             self.training_bar.set_postfix(numbers)

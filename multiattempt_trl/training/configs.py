@@ -46,7 +46,8 @@ class MultiAttemptGRPOConfig(GRPOConfig):
         metadata={"help": "Cap on the sampled tokens of all attempts together. Default: M x max_completion_length."},
     )
     max_prompt_tokens: int | None = field(
-        default=None, metadata={"help": "Questions whose first prompt is longer are dropped, and named in the log. Default: none."}
+        default=None,
+        metadata={"help": "Questions whose first prompt is longer are dropped, and named in the log. Default: none."},
     )
     rollout_batch_size: int | None = field(
         default=None,
@@ -67,7 +68,7 @@ class MultiAttemptGRPOConfig(GRPOConfig):
     credit: str = field(
         default="terminal",
         metadata={
-            "help": "How the reward is spread over attempts: terminal (paper), discounted, improvement, or attempt (GRPO only)."
+            "help": "How the reward is spread over attempts: terminal (paper), discounted, improvement, attempt."
         },
     )
     attempt_discount: float = field(

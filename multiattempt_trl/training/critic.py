@@ -26,7 +26,7 @@ def load_critic_model(name_or_path: str, peft_config: PeftConfig | None = None, 
     config.classifier_dropout = 0.0  # the default of 0.1 would make the values noisy
     model: PreTrainedModel = AutoModelForTokenClassification.from_pretrained(name_or_path, config=config, **kwargs)
     if not is_critic:
-        head = model.score if hasattr(model, "score") else model.classifier
+        head: Any = model.score if hasattr(model, "score") else model.classifier
         torch.nn.init.normal_(head.weight, std=1 / (model.config.get_text_config().hidden_size + 1))
         if head.bias is not None:
             torch.nn.init.zeros_(head.bias)
@@ -81,7 +81,7 @@ class Critic:
 
         Args: input_ids, attention_mask: (B, P + T). Returns: (B, T) in float32.
         """
-        logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
         return logits[:, -width - 1 : -1, 0].float()
 
     def step(self) -> float:

@@ -1,10 +1,9 @@
 """GRPO over whole dialogues: stock `GRPOTrainer` whose completions are multi-attempt episodes."""
 
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
@@ -13,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
-from multiattempt_trl.dialogue.env import Environment, Limits
 from multiattempt_trl.dialogue.budgets import draw_budget
+from multiattempt_trl.dialogue.env import Environment, Limits
 from multiattempt_trl.dialogue.episode import Episode
 from multiattempt_trl.dialogue.metrics import observations
 from multiattempt_trl.dialogue.prompts import PRESETS, PromptPreset
@@ -26,11 +25,23 @@ from multiattempt_trl.rollout.transformers_backend import Sampling, Transformers
 from multiattempt_trl.training.advantages import group_relative, returns_to_go
 from multiattempt_trl.training.callbacks import EpisodeCounter, WholeRollouts
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
-from multiattempt_trl.training.dataset import ResumableSampler, check_room, drop_long_prompts, prepare_dataset, to_question
+from multiattempt_trl.training.dataset import (
+    ResumableSampler,
+    check_room,
+    drop_long_prompts,
+    prepare_dataset,
+    to_question,
+)
+from multiattempt_trl.training.model_card import PAPER, describe_training
 from multiattempt_trl.training.sequences import TokenSequence, collate, flatten, spread
 
 PER_ATTEMPT_CREDIT = ("improvement", "attempt")
 """Credit schemes under which GRPO's advantage differs between the attempts of one episode."""
+
+
+def _rollout_of(_prompts: list[Any], trainer: "MultiAttemptGRPOTrainer") -> dict[str, Any]:
+    """TRL's hook. The prompts it hands over lack the answers, so the trainer keeps the rows."""
+    return trainer._rollout()
 
 
 class MultiAttemptGRPOTrainer(GRPOTrainer):
@@ -55,19 +66,17 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
     work, and for more than one process.
     """
 
-    _tag_names = ["trl", "multi-attempt-grpo"]
+    _tag_names: ClassVar[list[str]] = ["trl", "multi-attempt-grpo"]
     _name = "Multi-attempt GRPO"
-    _paper = {
-        "title": "Learning from Failures in Multi-Attempt Reinforcement Learning",
-        "id": "2503.04808",
-        "citation": textwrap.dedent("""\
-            @article{chung2025learning,
-                title   = {{Learning from Failures in Multi-Attempt Reinforcement Learning}},
-                author  = {Stephen Chung and Wenyu Du and Jie Fu},
-                year    = 2025,
-                journal = {arXiv preprint arXiv:2503.04808},
-            }"""),
-    }
+    _paper = PAPER
+
+    eos_token_ids: list[int]
+    _rows: list[dict[str, Any]]
+    """The rows of the rollout under way."""
+    _sequences: list[TokenSequence]
+    """Its episodes as tokens, row by row."""
+    _prices: list[list[float]]
+    """What each of their attempts is worth."""
 
     def __init__(
         self,
@@ -109,7 +118,7 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
             optimizers=optimizers,
             quantization_config=quantization_config,
             peft_config=peft_config,
-            rollout_func=type(self)._rollout_of,
+            rollout_func=_rollout_of,
         )
         self.renderer = Renderer(processing_class, self.eos_token_ids)
         # A box stop or another end-of-turn token of the template ends a completion for TRL's metrics too.
@@ -133,10 +142,6 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
         )
 
     # ---- rollout ------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _rollout_of(prompts: list[Any], trainer: "MultiAttemptGRPOTrainer") -> dict[str, Any]:
-        return trainer._rollout()
 
     def _rollout(self) -> dict[str, Any]:
         """Plays one dialogue per row and hands TRL its tokens; `env_mask` is 1 on policy tokens."""
@@ -241,20 +246,10 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
         index = [sequence.attempt_index for sequence in self._sequences]
         return collate(index, completion_ids.size(1), torch.long).to(completion_ids.device)
 
-    _sequences: list[TokenSequence]
-    _prices: list[list[float]]
-
     # ---- surroundings -------------------------------------------------------------------------------------------
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL's card, which cites the paper, with a line that says how the model was trained."""
         super().create_model_card(*args, **kwargs)
-        card = Path(self.args.output_dir) / "README.md"
-        if self.is_world_process_zero() and card.exists():
-            text = card.read_text(encoding="utf-8")
-            line = (
-                f"Trained with up to {self.args.max_attempts} attempts per question (prompt preset "
-                f"`{self.preset.name}`, feedback `{self.args.feedback}`, credit `{self.args.credit}`) by "
-                "`multiattempt_trl`.\n\n### Framework versions"
-            )
-            card.write_text(text.replace("### Framework versions", line, 1), encoding="utf-8")
+        if self.is_world_process_zero():
+            describe_training(Path(self.args.output_dir), self.args, self.preset)

@@ -1,6 +1,6 @@
 """PPO over whole dialogues: the paper's method, with a critic and GAE in place of the group's baseline."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
@@ -30,7 +30,7 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
     Arguments as `MultiAttemptGRPOTrainer`. With `peft_config` the critic gets an adapter of its own on its own base.
     """
 
-    _tag_names = ["trl", "multi-attempt-ppo"]
+    _tag_names: ClassVar[list[str]] = ["trl", "multi-attempt-ppo"]
     _name = "Multi-attempt PPO"
     args: MultiAttemptPPOConfig
 

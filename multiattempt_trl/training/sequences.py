@@ -31,8 +31,8 @@ class TokenSequence:
 def flatten(episode: Episode) -> TokenSequence:
     """The episode as one row.
 
-    Raises `ValueError` where an attempt's prompt does not begin with everything before it: the trained ids would not be
-    the sampled ids.
+    Raises `ValueError` where an attempt's prompt does not begin with everything before it: the trained ids would not
+    be the sampled ids.
     """
     first = episode.attempts[0]
     prompt = list(first.prompt_ids)

@@ -61,5 +61,6 @@ DOMAIN = Domain(
     grader=open_grader,
     default_preset=PRESET.name,
     presets={PRESET.name: PRESET},
+    max_attempt_tokens=12,  # a well-formed answer takes 4 to 6
     build_model=build_model,
 )
