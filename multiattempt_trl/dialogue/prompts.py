@@ -1,5 +1,6 @@
 r"""What is said to the model: the prompt presets and the feedback styles, as chat messages."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Formatter
 
@@ -99,3 +100,11 @@ PAPER_CODE = PromptPreset(
 )
 
 PRESETS: dict[str, PromptPreset] = {preset.name: preset for preset in (PAPER, PAPER_CODE)}
+
+
+def get_preset(name: str, more: Mapping[str, PromptPreset] | None = None) -> PromptPreset:
+    """The preset of that name, among `PRESETS` and `more`; raises `ValueError` that lists them."""
+    known = {**PRESETS, **(more or {})}
+    if name not in known:
+        raise ValueError(f"prompt_preset {name!r} is unknown; choose one of {', '.join(sorted(known))}")
+    return known[name]

@@ -8,7 +8,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from multiattempt_trl.dialogue.episode import Question
-from multiattempt_trl.dialogue.prompts import PRESETS, PromptPreset
+from multiattempt_trl.dialogue.prompts import PromptPreset, get_preset
 from multiattempt_trl.rollout.play import Grade
 
 
@@ -35,11 +35,7 @@ class Domain:
 
     def preset(self, name: str | None) -> PromptPreset:
         """The preset of that name, the domain's default for None; raises `ValueError` that lists the known ones."""
-        known = {**PRESETS, **self.presets}
-        name = name or self.default_preset
-        if name not in known:
-            raise ValueError(f"prompt_preset {name!r} is unknown; choose one of {', '.join(sorted(known))}")
-        return known[name]
+        return get_preset(name or self.default_preset, self.presets)
 
 
 def domain_names() -> list[str]:

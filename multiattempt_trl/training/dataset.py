@@ -26,6 +26,18 @@ class ResumableSampler(RepeatSampler):
     see the first epoch's order again (TRL 1.16).
     """
 
+    @classmethod
+    def like(cls, stock: RepeatSampler) -> "ResumableSampler":
+        """With the settings of TRL's own."""
+        return cls(
+            stock.data_source,
+            mini_repeat_count=stock.mini_repeat_count,
+            batch_size=stock.batch_size,
+            repeat_count=stock.repeat_count,
+            shuffle=stock.shuffle,
+            seed=stock.seed,
+        )
+
     def set_epoch(self, epoch: int) -> None:
         """Puts the generator where `epoch` whole epochs leave it; called by the Trainer before each epoch."""
         if self.shuffle:

@@ -16,7 +16,7 @@ from multiattempt_trl.dialogue.budgets import draw_budget
 from multiattempt_trl.dialogue.env import Environment, Limits
 from multiattempt_trl.dialogue.episode import Episode
 from multiattempt_trl.dialogue.metrics import observations
-from multiattempt_trl.dialogue.prompts import PRESETS, PromptPreset
+from multiattempt_trl.dialogue.prompts import PromptPreset, get_preset
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.dialogue.rewards import price
 from multiattempt_trl.rollout.loading import load_tokenizer
@@ -96,7 +96,7 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
         if args.world_size > 1:
             raise ValueError(f"{type(self).__name__} runs in one process for now, got {args.world_size}")
         self.grade = grade
-        self.preset = preset or PRESETS[args.prompt_preset or "paper"]
+        self.preset = preset or get_preset(args.prompt_preset or "paper")
         if processing_class is None:
             processing_class = load_tokenizer(model if isinstance(model, str) else model.config._name_or_path)
         renderer = Renderer(processing_class)  # a template that rewrites history is refused before a model is loaded
@@ -131,15 +131,7 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
         check_room(largest, self.limits, args.max_attempts)
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> ResumableSampler:
-        stock = super()._get_train_sampler(dataset)
-        return ResumableSampler(
-            stock.data_source,
-            mini_repeat_count=stock.mini_repeat_count,
-            batch_size=stock.batch_size,
-            repeat_count=stock.repeat_count,
-            shuffle=stock.shuffle,
-            seed=stock.seed,
-        )
+        return ResumableSampler.like(super()._get_train_sampler(dataset))
 
     # ---- rollout ------------------------------------------------------------------------------------------------
 
