@@ -15,9 +15,11 @@ from multiattempt_trl.dialogue.episode import Verdict
 from multiattempt_trl.domains.arithmetic import PRESET
 from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
+from multiattempt_trl.training.critic import load_critic_model
 from multiattempt_trl.training.dataset import to_question
 from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
 from multiattempt_trl.training.losses import clipped_policy_loss
+from multiattempt_trl.training.sequences import forward_by_length
 
 PRICES = {Verdict.CORRECT: 1.0, Verdict.WRONG: -0.5, Verdict.INVALID: -1.0}
 
@@ -125,3 +127,49 @@ def test_trl_computes_our_clipped_policy_loss(tmp_path: Path, tiny_model: Path) 
         beta=0.04,
     )
     torch.testing.assert_close(trainer._compute_loss(trainer.model, inputs), expected)
+
+
+@pytest.mark.parametrize("trainer_class", ["policy", "critic"])
+def test_leaving_out_padding_changes_no_number_and_no_gradient(
+    tmp_path: Path, tiny_model: Path, trainer_class: str
+) -> None:
+    """`forward_by_length` in chunks of 3 of 8 ragged rows, against one padded forward pass of TRL's."""
+    trainer = MultiAttemptGRPOTrainer(
+        str(tiny_model),
+        MultiAttemptGRPOConfig(**arguments(tmp_path, num_generations=4)),
+        train_set(),
+        grade_by_length,
+        preset=PRESET,
+    )
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([3, 9, 1, 9, 4, 12, 2, 7])
+    ids = torch.randint(300, (8, 5 + 12), generator=generator)
+    mask = torch.cat([torch.ones(8, 5), (torch.arange(12) < lengths[:, None])], dim=1).long()
+    real = mask[:, 5:].bool()
+    model: Any = load_critic_model(str(tiny_model)) if trainer_class == "critic" else trainer.model
+    model.double()  # so that chunks, which sum in another order, agree within the default tolerance
+
+    def numbers(rows: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        model.zero_grad()
+        if trainer_class == "critic":
+            found = forward_by_length(
+                lambda i, m, w: model(input_ids=i, attention_mask=m).logits[:, -w - 1 : -1, 0], ids, mask, 12, rows
+            )
+        else:
+            trainer.args.forward_batch_size = None if rows == 8 else rows
+            found, entropies, _ = trainer._get_per_token_logps_and_entropies(
+                model, ids, mask, 12, compute_entropy=True
+            )
+            assert entropies is not None
+            found = torch.stack([found, entropies], dim=-1)
+        (found[real] ** 2).sum().backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        return found[real].detach(), gradients
+
+    expected, expected_gradients = numbers(8)
+    found, gradients = numbers(3)
+    torch.testing.assert_close(found, expected)
+    # TRL's fused head sums in float32 whatever the model's type; the gradients here are of the order of 1.
+    tolerance = {} if trainer_class == "critic" else {"rtol": 1e-3, "atol": 1e-4}
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, **tolerance)

@@ -1,5 +1,6 @@
 """What `ppo` and `grpo` share: from a recipe to a trained, saved and evaluated model."""
 
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -7,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from transformers.trainer_callback import ProgressCallback
+from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from multiattempt_trl.cli.arguments import EvalArguments, Settings, TaskArguments
@@ -31,6 +33,9 @@ def run(
 
     Raises `ValueError` for an unknown key of the recipe and for values that cannot work.
     """
+    # TRL 1.16 reads an attribute that transformers 5.23 has renamed.
+    warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    disable_progress_bar()  # of loading and saving weights: the training bar is the one to watch
     parser = TrlParser((TaskArguments, EvalArguments, config_class, ModelConfig), prog=f"multiattempt {command}")
     task, evaluation, args, model_args = parser.parse_args_and_config(argv)
     domain = get_domain(task.domain)

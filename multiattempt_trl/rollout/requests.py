@@ -14,8 +14,6 @@ class GenRequest:
     max_new_tokens: int
     stop_at_box: bool = False
     """End the attempt with the token that closes its first non-empty box."""
-    seed: int | None = None
-    """For backends that can seed each request; the lock-step backend samples from the global generator."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,6 +53,13 @@ class MultiAttemptGRPOConfig(GRPOConfig):
         default=None,
         metadata={"help": "Dialogues generated together by one generate call. Default: all of a rollout."},
     )
+    forward_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Score and train this many dialogues of similar length at a time, without their common padding. "
+            "Default: all of a minibatch together, as TRL."
+        },
+    )
     price_correct: float = field(default=1.0, metadata={"help": "Reward of a solved episode (paper: 1)."})
     price_wrong: float = field(
         default=-0.5, metadata={"help": "Reward of an unsolved episode with a well-formed answer (paper: -0.5)."}
@@ -99,7 +106,7 @@ class MultiAttemptGRPOConfig(GRPOConfig):
             raise ValueError(f"max_attempts must be at least 1, got {self.max_attempts}")
         if self.budget_draw not in ("uniform", "fixed"):
             raise ValueError(f"budget_draw must be 'uniform' or 'fixed', got {self.budget_draw!r}")
-        for name in ("max_episode_tokens", "max_prompt_tokens", "rollout_batch_size"):
+        for name in ("max_episode_tokens", "max_prompt_tokens", "rollout_batch_size", "forward_batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, TaskType, get_peft_model
 from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel, get_scheduler
+from transformers.utils import logging
 
 from multiattempt_trl.training.configs import MultiAttemptPPOConfig
 
@@ -24,7 +25,12 @@ def load_critic_model(name_or_path: str, peft_config: PeftConfig | None = None, 
     is_critic = "TokenClassification" in "".join(getattr(config, "architectures", None) or [])
     config.num_labels = 1
     config.classifier_dropout = 0.0  # the default of 0.1 would make the values noisy
-    model: PreTrainedModel = AutoModelForTokenClassification.from_pretrained(name_or_path, config=config, **kwargs)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # a new head is meant, and no reason for a warning
+    try:
+        model: PreTrainedModel = AutoModelForTokenClassification.from_pretrained(name_or_path, config=config, **kwargs)
+    finally:
+        logging.set_verbosity(verbosity)
     if not is_critic:
         head: Any = model.score if hasattr(model, "score") else model.classifier
         torch.nn.init.normal_(head.weight, std=1 / (model.config.get_text_config().hidden_size + 1))

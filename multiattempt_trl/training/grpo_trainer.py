@@ -1,7 +1,5 @@
 """GRPO over whole dialogues: stock `GRPOTrainer` whose completions are multi-attempt episodes."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +8,6 @@ from datasets import Dataset
 from peft import PeftConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOTrainer
-from trl.models import unwrap_model_for_generation
 
 from multiattempt_trl.dialogue.budgets import draw_budget
 from multiattempt_trl.dialogue.env import Environment, Limits
@@ -21,7 +18,6 @@ from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.dialogue.rewards import price
 from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.rollout.play import Grade, play
-from multiattempt_trl.rollout.transformers_backend import Sampling, TransformersBackend
 from multiattempt_trl.training.advantages import group_relative, returns_to_go
 from multiattempt_trl.training.callbacks import EpisodeCounter, WholeRollouts
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
@@ -32,8 +28,9 @@ from multiattempt_trl.training.dataset import (
     prepare_dataset,
     to_question,
 )
+from multiattempt_trl.training.generation import training_backend
 from multiattempt_trl.training.model_card import PAPER, describe_training
-from multiattempt_trl.training.sequences import TokenSequence, collate, flatten, spread
+from multiattempt_trl.training.sequences import TokenSequence, collate, flatten, forward_by_length, spread
 
 PER_ATTEMPT_CREDIT = ("improvement", "attempt")
 """Credit schemes under which GRPO's advantage differs between the attempts of one episode."""
@@ -51,7 +48,7 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
     - `rollout_func` plays dialogues through `rollout.play`, so feedback stands in the completion, masked.
     - `_generate_and_score_completions` remembers the rows (TRL hands a rollout the prompts alone), and for
       `credit="improvement"` or `"attempt"` replaces the advantages by one per attempt.
-    - the sampler's order survives a resume.
+    - the sampler's order survives a resume; `forward_batch_size` leaves out padding.
     - the reward function prices each episode; there are no others.
 
     Args:
@@ -139,7 +136,7 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
         """Plays one dialogue per row and hands TRL its tokens; `env_mask` is 1 on policy tokens."""
         envs = [self._environment(self.args, row, self._budget(row), n) for n, row in enumerate(self._rows)]
         episodes = play(
-            envs, self._backend(), self.grade, self.renderer, self.limits, stop_at_box=self.args.stop_at_box
+            envs, training_backend(self), self.grade, self.renderer, self.limits, stop_at_box=self.args.stop_at_box
         )
         self._sequences = [flatten(episode) for episode in episodes]
         self._prices = [
@@ -169,32 +166,30 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
             question=to_question(row), budget=budget, preset=self.preset, feedback=args.feedback, sample=sample
         )
 
-    def _backend(self) -> TransformersBackend:
-        return TransformersBackend(
-            self._model_for_generation,
-            self._tokenizer,
-            pad_token_id=self._tokenizer.pad_token_id,
-            stop_ids=self.renderer.stop_ids,
-            sampling=Sampling(
-                temperature=self.temperature,
-                top_p=self.top_p,
-                top_k=self.top_k,
-                min_p=self.min_p,
-                repetition_penalty=self.repetition_penalty,
-            ),
-            batch_size=self.args.rollout_batch_size,
-        )
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: torch.nn.Module,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        score = super()._get_per_token_logps_and_entropies
+        rows = self.args.forward_batch_size
+        if rows is None or kwargs.get("compute_aux_loss"):
+            whole: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None] = score(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
+            )
+            return whole
 
-    @contextmanager
-    def _model_for_generation(self) -> Iterator[PreTrainedModel]:
-        with unwrap_model_for_generation(
-            self.model_wrapped,
-            self.accelerator,
-            gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-            generation_kwargs=self.generation_kwargs,
-            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-        ) as model:
-            yield model
+        def forward(ids: torch.Tensor, mask: torch.Tensor, width: int) -> torch.Tensor:
+            logps, entropies, _ = score(model, ids, mask, width, None, compute_entropy, **kwargs)
+            return torch.stack([logps, entropies] if compute_entropy else [logps], dim=-1)
+
+        both = forward_by_length(forward, input_ids, attention_mask, logits_to_keep, rows)
+        return both[..., 0], both[..., 1] if compute_entropy else None, None
 
     # ---- reward and advantages ----------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from multiattempt_trl.training.configs import MultiAttemptPPOConfig
 from multiattempt_trl.training.critic import Critic, load_critic_model
 from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
 from multiattempt_trl.training.losses import clipped_value_loss
-from multiattempt_trl.training.sequences import place_rewards
+from multiattempt_trl.training.sequences import forward_by_length, place_rewards
 
 
 class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
@@ -79,8 +79,9 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
     def _values(self, batch: dict[str, Any]) -> torch.Tensor:
         input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        width, rows = batch["completion_ids"].size(1), self.args.forward_batch_size or input_ids.size(0)
         with self.accelerator.autocast():
-            return self.critic.values(input_ids, attention_mask, batch["completion_ids"].size(1))
+            return forward_by_length(self.critic.values, input_ids, attention_mask, width, rows)
 
     # ---- update -------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ says whose it is: k >= 1 for a token the policy sampled in attempt k, 0 for feed
 from it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,3 +83,32 @@ def place_rewards(per_attempt: torch.Tensor, attempt_index: torch.Tensor) -> tor
     is_last = (attempt_index > 0) & (attempt_index != following)
     # Where no feedback stands between two attempts the index still changes; where one attempt ends a row, 0 follows.
     return torch.where(is_last, spread(per_attempt, attempt_index), 0.0)
+
+
+def forward_by_length(
+    forward: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor],
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    width: int,
+    rows: int,
+) -> torch.Tensor:
+    """One forward pass's numbers, from passes over `rows` rows of similar length without their common padding.
+
+    Dialogues differ in length several-fold, and a padded token costs as much as a real one.
+
+    Args:
+        forward: (ids, mask, width) -> (b, width, ...), a number or more for each of the last `width` tokens.
+        input_ids, attention_mask: (B, P + T), padded on the left of P and on the right of T.
+        width: T.
+
+    Returns: (B, T, ...), 0 on the padding that was left out.
+    """
+    lengths = attention_mask[:, -width:].sum(1)
+    order = lengths.argsort(stable=True)
+    outputs = []
+    for index in order.split(rows):
+        kept = max(int(lengths[index].max()), 1)
+        end = input_ids.size(1) - width + kept
+        output = forward(input_ids[index, :end], attention_mask[index, :end], kept)
+        outputs.append(torch.nn.functional.pad(output, (0, 0) * (output.dim() - 2) + (0, width - kept)))
+    return torch.cat(outputs)[order.argsort()]

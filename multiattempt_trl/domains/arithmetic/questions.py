@@ -2,15 +2,13 @@
 
 A question's split follows from a hash of its key, so that "12 and 18" and "18 and 12" land together. There are 9,000
 remainder keys but only 1,876 gcd keys (most of them with a small answer), so the lists do not enumerate: each takes as
-many questions of either kind, drawn as the task says. The lists to evaluate on keep the first draw of a question, the
-list to train on keeps every draw: a gcd question comes back sooner than a remainder.
+many questions of either kind, drawn as the task says and kept at their first draw.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
-from itertools import islice
 from math import gcd
 from random import Random
 from typing import Literal, get_args
@@ -25,7 +23,7 @@ LARGEST_OPERAND = 99
 """Of a gcd question; a remainder question divides a number from 100 to 999."""
 SPLIT_ENDS: dict[Split, float] = {"test": 0.25, "validation": 0.40, "train": 1.0}
 """Where each split ends on the unit interval of the key's hash. The gcd keys are few, so test needs a quarter."""
-QUESTIONS_PER_KIND: dict[Split, int] = {"test": 500, "validation": 300, "train": 5000}
+QUESTIONS_PER_KIND: dict[Split, int] = {"test": 500, "validation": 300, "train": 2000}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,24 +83,17 @@ def draws(kind: Kind, split: Split, random: Random) -> Iterator[Arithmetic]:
             yield operands
 
 
-def _first_draws(source: Iterable[Arithmetic]) -> Iterator[Arithmetic]:
-    seen: set[Arithmetic] = set()
-    for operands in source:
-        if operands not in seen:
-            seen.add(operands)
-            yield operands
-
-
 @cache
 def _listed(split: Split) -> tuple[Question, ...]:
-    """The kinds in turn, so that any prefix is balanced; distinct questions but in the train split."""
+    """Distinct questions, the kinds in turn, so that any prefix is balanced too."""
     benchmark = "arithmetic" if split == "test" else f"arithmetic-{split}"
     columns: list[list[Arithmetic]] = []
     for kind in KINDS:
         source = draws(kind, split, Random(f"arithmetic {split} {kind}"))
-        if split != "train":
-            source = _first_draws(source)
-        columns.append(list(islice(source, QUESTIONS_PER_KIND[split])))
+        distinct: dict[Arithmetic, None] = {}
+        while len(distinct) < QUESTIONS_PER_KIND[split]:
+            distinct.setdefault(next(source))
+        columns.append(list(distinct))
     return tuple(operands.question(benchmark) for row in zip(*columns, strict=True) for operands in row)
 
 
