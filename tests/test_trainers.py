@@ -20,6 +20,9 @@ from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
 from multiattempt_trl.training.ppo_trainer import MultiAttemptPPOTrainer
 
 
+LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+
+
 def ppo(folder: Path, model: Path, *, data: Dataset | None = None, peft: Any = None, **overrides: Any):
     args = MultiAttemptPPOConfig(**arguments(folder, max_attempts=3, critic_learning_rate=2e-3, **overrides))
     return MultiAttemptPPOTrainer(
@@ -124,8 +127,7 @@ class TestCritic:
         assert losses[-1] < 0.01
 
     def test_with_lora_the_critic_trains_its_own_adapter_and_head(self, tmp_path: Path, tiny_model: Path) -> None:
-        lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-        trainer = ppo(tmp_path, tiny_model, max_steps=4, peft=lora, save_strategy="steps", save_steps=4)
+        trainer = ppo(tmp_path, tiny_model, max_steps=4, peft=LORA, save_strategy="steps", save_steps=4)
         before = {name: value.clone() for name, value in trainer.critic.model.named_parameters()}
         trainer.train()
         moved = {
@@ -134,7 +136,7 @@ class TestCritic:
         assert moved
         assert all("lora_" in name or "score" in name for name in moved)
         assert any("score" in name for name in moved)
-        again = ppo(tmp_path, tiny_model, max_steps=4, peft=lora)
+        again = ppo(tmp_path, tiny_model, max_steps=4, peft=LORA)
         again.critic.load_weights(tmp_path / "checkpoint-4")
         for name, value in trainer.critic.model.named_parameters():
             assert torch.equal(value, again.critic.model.get_parameter(name)), name
@@ -143,9 +145,12 @@ class TestCritic:
 class TestFiles:
     KEYS = ("loss", "grad_norm", "reward", "kl", "attempts/budget", "value/loss", "value/grad_norm")
 
-    def test_stopped_and_resumed_equals_uninterrupted_to_the_digit(self, tmp_path: Path, tiny_model: Path) -> None:
-        """Twelve steps over three rollouts and two epochs of the data, cut after eight."""
-        options: dict[str, Any] = {"max_steps": 12, "save_strategy": "steps", "save_steps": 4}
+    @pytest.mark.parametrize("peft", [None, LORA], ids=["full", "lora"])
+    def test_stopped_and_resumed_equals_uninterrupted_to_the_digit(
+        self, tmp_path: Path, tiny_model: Path, peft: LoraConfig | None
+    ) -> None:
+        """Twelve steps over three epochs of one rollout each, cut after eight."""
+        options: dict[str, Any] = {"max_steps": 12, "save_strategy": "steps", "save_steps": 4, "peft": peft}
         straight = ppo(tmp_path / "straight", tiny_model, data=train_set(24), **options)
         straight.train()
         resumed = ppo(tmp_path / "resumed", tiny_model, data=train_set(24), **options)
@@ -157,6 +162,20 @@ class TestFiles:
             for name, parameter in theirs.named_parameters():
                 assert torch.equal(parameter, ours.get_parameter(name)), name
         assert resumed._episode_counter.state() == straight._episode_counter.state()
+
+    def test_evaluating_during_training_plays_full_budgets_and_leaves_training_as_it_was(
+        self, tmp_path: Path, tiny_model: Path
+    ) -> None:
+        args = {"eval_strategy": "steps", "eval_steps": 4, "per_device_eval_batch_size": 8, "max_steps": 8}
+        config = MultiAttemptPPOConfig(**arguments(tmp_path, max_attempts=3, **args))
+        trainer = MultiAttemptPPOTrainer(
+            str(tiny_model), config, train_set(), grade_by_length, preset=PRESET, eval_dataset=train_set(16)
+        )
+        trainer.train()
+        found = logged(trainer, "eval_attempts/budget", "eval_reward", "episodes_total")
+        assert found["eval_attempts/budget"] == [3.0, 3.0]
+        assert len(found["eval_reward"]) == 2
+        assert found["episodes_total"] == [16, 32]  # evaluation samples nothing to train on
 
     def test_a_checkpoint_holds_a_critic_that_loads_by_itself(self, tmp_path: Path, tiny_model: Path) -> None:
         trainer = ppo(tmp_path, tiny_model, max_steps=4, save_strategy="steps", save_steps=4)
@@ -237,6 +256,7 @@ class TestRefusals:
             ({"attempt_discount": 0.9}, "has no effect with credit='terminal'"),
             ({"price_wrong": 2.0}, "invalid <= wrong < correct"),
             ({"stop_at_box": True, "mask_truncated_completions": True}, "turn one of them off"),
+            ({"mask_truncated_completions": True}, "not for PPO"),
             ({"num_generations": 0}, "num_generations must be at least 1"),
             ({"value_clip": 0.0}, "value_clip must be above 0"),
             ({"gamma": 1.5}, r"gamma must be in \[0, 1\]"),

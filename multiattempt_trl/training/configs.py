@@ -179,6 +179,10 @@ class MultiAttemptPPOConfig(MultiAttemptGRPOConfig):
             raise ValueError(
                 "credit='attempt' is a baseline over siblings, which PPO has not: its baseline is the critic"
             )
+        if self.mask_truncated_completions:
+            raise ValueError(
+                "mask_truncated_completions is not for PPO: the critic must see every episode and its price"
+            )
         for name in ("gamma", "lam"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
