@@ -52,5 +52,5 @@ quality: $(READY) ## Lint, format check and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-clean: ## Remove caches and outputs, keep .venv.
-	rm -rf outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## Remove caches; keep .venv and outputs.
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

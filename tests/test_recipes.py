@@ -1,17 +1,24 @@
 """Every recipe, launcher configuration and README command is real: it parses, and names what exists."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from datasets import Dataset
 from trl import ModelConfig, TrlParser
 
 from multiattempt_trl.cli import COMMANDS
 from multiattempt_trl.cli.arguments import EvalArguments, TaskArguments
+from multiattempt_trl.dialogue.env import Environment, Limits
+from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.domains import get_domain
+from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig
+from multiattempt_trl.training.dataset import check_room, drop_long_prompts, to_dataset, to_question
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(ROOT.glob("recipes/*/*/*.yaml"))
@@ -68,6 +75,30 @@ def test_the_paper_recipe_has_the_papers_batches() -> None:
     assert (args.gamma, args.lam, args.epsilon, args.beta) == (1.0, 0.99, 0.2, 0.01)
     assert (args.learning_rate, args.critic_learning_rate) == (5e-7, 1e-5)
     assert args.num_generations == 1
+
+
+@pytest.mark.parametrize("preset", ["paper", "paper-code"])
+def test_the_paper_recipe_fits_the_real_models_context_on_the_real_questions(shared: Path, preset: str) -> None:
+    """Qwen2.5-Math-1.5B reads 4,096 tokens: 1,024 of prompt and 3,000 sampled, as in the script, leave too few for feedback."""
+    recipe = ROOT / "recipes/qwen2.5-math-1.5b/ppo/multi_attempt.yaml"
+    parser = TrlParser((TaskArguments, EvalArguments, MultiAttemptPPOConfig, ModelConfig))
+    _, _, args, _ = parser.parse_args_and_config(["--config", str(recipe), *CPU])
+    maths = get_domain("maths")
+    tokenizer = load_tokenizer(str(shared / "qwen2.5-tokenizer"), "qwen2_5")
+    rows = to_dataset(maths.load_train(str(shared / "data" / "math_l3to5_train.jsonl")))
+    longest = sorted(rows, key=lambda row: -len(row["problem"]))[:40]
+
+    def environment(row: dict[str, Any]) -> Environment:
+        return Environment(question=to_question(row), budget=args.max_attempts, preset=maths.preset(preset))
+
+    kept, largest = drop_long_prompts(
+        Dataset.from_list(longest), environment, Renderer(tokenizer), args.max_prompt_tokens
+    )
+    assert 35 <= len(kept) < 40
+    limits = Limits(attempt=args.max_completion_length, episode=args.episode_tokens, context=4096)
+    check_room(largest, limits, args.max_attempts)
+    with pytest.raises(ValueError, match="context is 4000: lower"):
+        check_room(largest, replace(limits, context=4000), args.max_attempts)
 
 
 @pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.stem)

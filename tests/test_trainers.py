@@ -19,7 +19,6 @@ from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttem
 from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
 from multiattempt_trl.training.ppo_trainer import MultiAttemptPPOTrainer
 
-
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
 
 
@@ -100,6 +99,15 @@ class TestWhatIsTrainedOn:
 
 
 class TestCritic:
+    def test_activations_of_the_critic_are_checkpointed_where_asked(
+        self, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        trainer = ppo(tmp_path, tiny_model, max_steps=4, activation_checkpointing=True)
+        layer = trainer.critic.model.model.layers[0]
+        assert layer.gradient_checkpointing
+        trainer.train()
+        assert layer.training  # transformers checkpoints in this mode alone
+
     def test_warm_up_trains_the_critic_alone(self, tmp_path: Path, tiny_model: Path) -> None:
         trainer = ppo(tmp_path, tiny_model, max_steps=4, critic_warmup_steps=4)
         policy = [parameter.clone() for parameter in trainer.model.parameters()]
@@ -213,6 +221,16 @@ class TestRefusals:
         shutil.rmtree(tmp_path / "checkpoint-4" / "critic")
         with pytest.raises(ValueError, match=r"has no critic .*critic is missing"):
             ppo(tmp_path, tiny_model, max_steps=8).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+    def test_more_than_one_process(self, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        args = MultiAttemptPPOConfig(**arguments(tmp_path))
+        monkeypatch.setattr(type(args), "world_size", property(lambda self: 2))
+        with pytest.raises(ValueError, match="runs in one process for now, got 2"):
+            MultiAttemptPPOTrainer(str(tiny_model), args, train_set(), grade_by_length, preset=PRESET)
+
+    def test_scaling_by_the_batch_with_a_baseline_for_each_attempt(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="must be 'group' or 'none', got 'batch'"):
+            MultiAttemptGRPOConfig(**arguments(tmp_path, num_generations=4, credit="attempt", scale_rewards="batch"))
 
     def test_a_checkpoint_interval_that_cuts_a_rollout(self, tmp_path: Path, tiny_model: Path) -> None:
         with pytest.raises(ValueError, match="use a multiple of 4"):

@@ -75,6 +75,7 @@ class Settings:
 
     def save(self, folder: str | Path) -> None:
         path = Path(folder) / SETTINGS_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     @classmethod

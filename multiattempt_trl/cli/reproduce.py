@@ -28,6 +28,8 @@ ARMS = {
     "single_turn": "Single-turn RL",
     "multi_attempt": "Multi-attempt RL",
 }
+COMMAND_FILE = "command.json"
+"""In the folder of an arm: what was run, so that an arm with other settings is not taken for done."""
 
 
 @dataclass
@@ -89,6 +91,8 @@ class Seed:
         algorithm = self.arguments.algorithm
         steps = [] if max_steps is None else ["--max_steps", str(max_steps)]
         config = f"recipes/arithmetic/{algorithm}/{recipe}.yaml"
+        if not Path(config).is_file():
+            raise ValueError(f"{config} is not here: run this from the root of the repository")
         return [algorithm, "--config", config, "--model_name_or_path", model, "--save_strategy", "no", *steps]
 
     def _equal_steps(self) -> int:
@@ -108,17 +112,20 @@ class Seed:
     def _arm(self, arm: str, command: list[str]) -> None:
         """Runs one command in a process of its own, unless its summary is there already."""
         folder = self.folder / arm
+        options = ["--benchmarks", self.arguments.benchmark, "--budget", str(self.arguments.budget)]
+        command = [*command, *options, "--seed", str(self.seed), "--output_dir", str(folder)]
         if (folder / "eval" / "summary.json").is_file():
+            if json.loads((folder / COMMAND_FILE).read_text(encoding="utf-8")) != command:
+                raise ValueError(f"{folder} holds a run with other settings; remove it, or name another --output_dir")
             self.console.print(f"seed {self.seed}: {ARMS[arm]} is done already")
             return
         self.console.print(f"seed {self.seed}: {ARMS[arm]} ...")
-        folder.mkdir(parents=True, exist_ok=True)
-        options = ["--benchmarks", self.arguments.benchmark, "--budget", str(self.arguments.budget)]
-        options += ["--seed", str(self.seed), "--output_dir", str(folder)]
+        write_json(folder / COMMAND_FILE, command)
+        # Seeds share the cores: one thread each, unless the user says otherwise.
+        environment = {"OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1", **os.environ}
         with (folder / "log.txt").open("w", encoding="utf-8") as log:
-            done = subprocess.run(
-                [sys.executable, "-m", "multiattempt_trl", *command, *options], stdout=log, stderr=log, check=False
-            )
+            call = [sys.executable, "-m", "multiattempt_trl", *command]
+            done = subprocess.run(call, stdout=log, stderr=log, check=False, env=environment)
         if done.returncode:
             raise ValueError(f"seed {self.seed}: {ARMS[arm]} failed with status {done.returncode}; see {log.name}")
 

@@ -63,8 +63,6 @@ def run(
         if not args.disable_tqdm:
             trainer.remove_callback(ProgressCallback)
             trainer.add_callback(Progress())
-        trainer.train(resume_from_checkpoint=_resume(args.resume_from_checkpoint))
-        clock["training"] = perf_counter()
         settings = Settings(
             domain=domain.name,
             prompt_preset=preset.name,
@@ -72,7 +70,10 @@ def run(
             stop_at_box=args.stop_at_box,
             max_attempt_tokens=args.max_completion_length,
         )
-        _save(trainer, settings)
+        settings.save(args.output_dir)  # before training, so that a checkpoint of it can be evaluated
+        trainer.train(resume_from_checkpoint=_resume(args.resume_from_checkpoint))
+        clock["training"] = perf_counter()
+        _save(trainer)
         if not task.skip_eval:
             unwrapped = trainer.accelerator.unwrap_model(trainer.model)
             evaluate_and_report(unwrapped, tokenizer, grade, domain, settings, evaluation, args.output_dir, args.seed)
@@ -118,10 +119,8 @@ def _resume(resume_from_checkpoint: str | bool | None) -> str | bool | None:
     return resume_from_checkpoint
 
 
-def _save(trainer: MultiAttemptGRPOTrainer, settings: Settings) -> None:
+def _save(trainer: MultiAttemptGRPOTrainer) -> None:
     trainer.save_model(trainer.args.output_dir)
-    if trainer.is_world_process_zero():
-        settings.save(trainer.args.output_dir)
     trainer.create_model_card(model_name=Path(trainer.args.output_dir).name)
     if trainer.args.push_to_hub:
         trainer.push_to_hub()

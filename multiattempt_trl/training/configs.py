@@ -7,6 +7,9 @@ from trl import GRPOConfig
 from multiattempt_trl.dialogue.prompts import check_feedback
 from multiattempt_trl.dialogue.rewards import Prices, check_credit
 
+PER_ATTEMPT_CREDIT = ("improvement", "attempt")
+"""Credit schemes under which GRPO's advantage differs between the attempts of one episode."""
+
 
 @dataclass
 class MultiAttemptGRPOConfig(GRPOConfig):
@@ -123,6 +126,11 @@ class MultiAttemptGRPOConfig(GRPOConfig):
             raise ValueError(
                 "mask_truncated_completions drops every row that does not end in EOS, and stop_at_box makes that the "
                 "normal case: turn one of them off"
+            )
+        if self.credit in PER_ATTEMPT_CREDIT and self.scale_rewards not in ("group", "none"):
+            raise ValueError(
+                f"credit={self.credit!r} compares the attempts of a group, so scale_rewards must be 'group' or 'none', "
+                f"got {self.scale_rewards!r}"
             )
         for name in ("use_vllm", "use_transformers_continuous_batching"):
             if getattr(self, name):

@@ -56,7 +56,7 @@ class Critic:
     """
 
     def __init__(self, model: PreTrainedModel, args: MultiAttemptPPOConfig) -> None:
-        self.model, self.args = model, args
+        self.model, self.args = model.train(), args  # transformers checkpoints activations in this mode alone
         if args.gradient_checkpointing:
             model.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
             model.enable_input_require_grads()

@@ -20,7 +20,7 @@ from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.rollout.play import Grade, play
 from multiattempt_trl.training.advantages import group_relative, returns_to_go
 from multiattempt_trl.training.callbacks import EpisodeCounter, WholeRollouts
-from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
+from multiattempt_trl.training.configs import PER_ATTEMPT_CREDIT, MultiAttemptGRPOConfig
 from multiattempt_trl.training.dataset import (
     ResumableSampler,
     check_room,
@@ -31,9 +31,6 @@ from multiattempt_trl.training.dataset import (
 from multiattempt_trl.training.generation import training_backend
 from multiattempt_trl.training.model_card import PAPER, describe_training
 from multiattempt_trl.training.sequences import TokenSequence, collate, flatten, forward_by_length, spread
-
-PER_ATTEMPT_CREDIT = ("improvement", "attempt")
-"""Credit schemes under which GRPO's advantage differs between the attempts of one episode."""
 
 
 def _rollout_of(_prompts: list[Any], trainer: "MultiAttemptGRPOTrainer") -> dict[str, Any]:
@@ -118,7 +115,7 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
             rollout_func=_rollout_of,
         )
         self.renderer = Renderer(processing_class, self.eos_token_ids)
-        # A box stop or another end-of-turn token of the template ends a completion for TRL's metrics too.
+        # The template's end-of-turn token ends a completion for TRL's metrics too.
         self.eos_token_ids = list(self.renderer.stop_ids)
         self.limits = Limits(
             attempt=args.max_completion_length,
@@ -211,8 +208,8 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
         if self.args.credit in PER_ATTEMPT_CREDIT:
             batch["advantages"] = self._advantages_per_attempt(batch)
         if self.model.training:
-            self._metrics["train"]["sampled_tokens_total"].append(self._episode_counter.sampled_tokens)
-            self._metrics["train"]["episodes_total"].append(self._episode_counter.episodes)
+            self._metrics["train"]["sampled_tokens_total"] = [self._episode_counter.sampled_tokens]
+            self._metrics["train"]["episodes_total"] = [self._episode_counter.episodes]
         return batch
 
     def _advantages_per_attempt(self, batch: dict[str, Any]) -> torch.Tensor:

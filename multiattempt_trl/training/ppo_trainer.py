@@ -48,7 +48,11 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             raise ValueError("the critic runs in one plain process for now: launch without DeepSpeed and FSDP")
         name = args.critic_model_name_or_path or get_config_model_id(self.model.config)
-        init_kwargs = {"dtype": self.model.dtype, **(args.model_init_kwargs or {})}
+        init_kwargs = {
+            "dtype": self.model.dtype,
+            "trust_remote_code": args.trust_remote_code,
+            **(args.model_init_kwargs or {}),
+        }
         critic_model = load_critic_model(name, peft_config, **init_kwargs)
         self.critic = Critic(critic_model.to(self.accelerator.device), args)
 
@@ -74,7 +78,11 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
         """(B, T): the critic's values of the rollout, computed in chunks of a training batch."""
         size = self.args.per_device_train_batch_size
         rows = range(0, batch["completion_ids"].size(0), size)
-        return torch.cat([self._values({key: batch[key][row : row + size] for key in _TOKENS}) for row in rows])
+        self.critic.model.eval()  # an adapter's dropout has no place in the values
+        try:
+            return torch.cat([self._values({key: batch[key][row : row + size] for key in _TOKENS}) for row in rows])
+        finally:
+            self.critic.model.train()
 
     def _values(self, batch: dict[str, Any]) -> torch.Tensor:
         input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
