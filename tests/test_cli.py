@@ -82,8 +82,8 @@ def test_a_run_leaves_what_it_promises_and_can_be_evaluated_again(tmp_path: Path
     for name in ("model.safetensors", "tokenizer.json", "README.md", "metrics.jsonl", "multi_attempt.json"):
         assert (folder / name).is_file(), name
     assert (folder / "critic" / "model.safetensors").is_file()
-    assert Settings.beside(folder / "checkpoint-4") == Settings.beside(folder)
-    assert Settings.beside(folder).domain == "arithmetic"
+    assert Settings.of_model(folder / "checkpoint-4") == Settings.of_model(folder)
+    assert Settings.of_model(folder).domain == "arithmetic"
     for name in ("report.md", "accuracy_by_attempt.png", "episodes.jsonl"):
         assert (folder / "eval" / name).is_file(), name
     first = json.loads((folder / "eval" / "summary.json").read_text())
@@ -104,7 +104,7 @@ def test_benchmarks_are_named_once_and_cut_to_the_limit() -> None:
 
 
 def test_reproduce_does_not_take_another_run_for_its_own(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from multiattempt_trl.domains.arithmetic import warm_start
 
@@ -115,3 +115,4 @@ def test_reproduce_does_not_take_another_run_for_its_own(
     (arm / COMMAND_FILE).write_text('["eval", "--budget", "3"]')
     with pytest.raises(SystemExit):
         main(["reproduce", "--seeds", "0", "--output_dir", str(tmp_path)])
+    assert "holds a run with other settings" in capsys.readouterr().err

@@ -22,6 +22,9 @@ from multiattempt_trl.training.ppo_trainer import MultiAttemptPPOTrainer
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
 
 
+ALL_LINEAR = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
 def ppo(folder: Path, model: Path, *, data: Dataset | None = None, peft: Any = None, **overrides: Any):
     args = MultiAttemptPPOConfig(**arguments(folder, max_attempts=3, critic_learning_rate=2e-3, **overrides))
     return MultiAttemptPPOTrainer(
@@ -65,13 +68,26 @@ class TestWhatIsTrainedOn:
     def test_siblings_share_their_budget_and_steps_differ(self, tmp_path: Path, tiny_model: Path) -> None:
         trainer = grpo(tmp_path, tiny_model, max_steps=1)
         trainer.model.train()
-        row = trainer.train_dataset[0]
-        budgets = []
-        for step in range(20):
+        drawn = []
+        for step in range(10):
             trainer.state.global_step = step
-            budgets.append({trainer._budget(row) for _ in range(4)})
-        assert all(len(budget) == 1 for budget in budgets)
-        assert set.union(*budgets) == {1, 2, 3}
+            rows = [dict(trainer.train_dataset[number]) for number in range(4) for _ in range(4)]
+            trainer._generate_and_score_completions(rows)
+            budgets = [row["episode"].budget for row in rows]
+            groups = [set(budgets[start : start + 4]) for start in range(0, 16, 4)]
+            assert all(len(group) == 1 for group in groups)
+            drawn.append(budgets)
+        assert {budget for budgets in drawn for budget in budgets} == {1, 2, 3}
+        assert len({tuple(budgets) for budgets in drawn}) > 1
+
+    @pytest.mark.parametrize("options", [{"beta": 0.0}, {"num_iterations": 2}, {"stop_at_box": True}])
+    def test_other_settings_train_too(self, tmp_path: Path, tiny_model: Path, options: dict[str, Any]) -> None:
+        trainer = ppo(tmp_path, tiny_model, max_steps=8, **options)
+        before = [parameter.clone() for parameter in trainer.model.parameters()]
+        trainer.train()
+        assert len(logged(trainer, "loss")["loss"]) == 8
+        assert len(logged(trainer, "episodes_total")["episodes_total"]) == 2 // options.get("num_iterations", 1)
+        assert not any(map(torch.equal, before, trainer.model.parameters()))
 
     def test_whitened_advantages_and_the_critic_reach_the_loss(self, tmp_path: Path, tiny_model: Path) -> None:
         trainer = ppo(tmp_path, tiny_model, max_steps=1)
@@ -116,14 +132,26 @@ class TestCritic:
         assert all(map(torch.equal, policy, trainer.model.parameters()))
         assert not any(map(torch.equal, critic, trainer.critic.model.parameters()))
 
-    def test_the_critic_has_its_own_rate_clipping_and_schedule(self, tmp_path: Path, tiny_model: Path) -> None:
+    def test_the_critic_has_its_own_rate_and_schedule(self, tmp_path: Path, tiny_model: Path) -> None:
         trainer = ppo(tmp_path, tiny_model, max_steps=4, lr_scheduler_type="linear")
         trainer.train()
-        rates = logged(trainer, "learning_rate", "value/learning_rate", "value/grad_norm", "grad_norm")
+        rates = logged(trainer, "learning_rate", "value/learning_rate")
         # Linear decay over 4 steps, without warm-up: the rate of step s is (1 - s / 4) of the first.
         assert rates["value/learning_rate"] == pytest.approx([2e-3, 1.5e-3, 1e-3, 0.5e-3])
         assert rates["learning_rate"] == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
-        assert rates["value/grad_norm"] != rates["grad_norm"]
+
+    def test_the_critics_gradient_is_clipped_by_its_own_cap(self, tmp_path: Path, tiny_model: Path) -> None:
+        trainer = ppo(tmp_path, tiny_model, max_steps=1, critic_max_grad_norm=1e-3)
+        applied = []
+
+        def watch(*_: Any) -> None:
+            gradients = [p.grad for p in trainer.critic.model.parameters() if p.grad is not None]
+            applied.append(torch.cat([gradient.flatten() for gradient in gradients]).norm())
+
+        trainer.critic.optimizer.register_step_pre_hook(watch)
+        trainer.train()
+        assert logged(trainer, "value/grad_norm")["value/grad_norm"][0] > 0.1  # before clipping
+        torch.testing.assert_close(applied[0], torch.tensor(1e-3), rtol=1e-4, atol=0)
 
     def test_it_learns_the_value_of_a_constant_reward(self, tmp_path: Path, tiny_model: Path) -> None:
         """With every episode worth -1, V must come to -1 on every policy token."""
@@ -153,7 +181,7 @@ class TestCritic:
 class TestFiles:
     KEYS = ("loss", "grad_norm", "reward", "kl", "attempts/budget", "value/loss", "value/grad_norm")
 
-    @pytest.mark.parametrize("peft", [None, LORA], ids=["full", "lora"])
+    @pytest.mark.parametrize("peft", [None, LORA, ALL_LINEAR], ids=["full", "lora", "all-linear"])
     def test_stopped_and_resumed_equals_uninterrupted_to_the_digit(
         self, tmp_path: Path, tiny_model: Path, peft: LoraConfig | None
     ) -> None:
@@ -225,7 +253,7 @@ class TestRefusals:
     def test_more_than_one_process(self, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         args = MultiAttemptPPOConfig(**arguments(tmp_path))
         monkeypatch.setattr(type(args), "world_size", property(lambda self: 2))
-        with pytest.raises(ValueError, match="runs in one process for now, got 2"):
+        with pytest.raises(ValueError, match="runs in one process on one device for now, got 2"):
             MultiAttemptPPOTrainer(str(tiny_model), args, train_set(), grade_by_length, preset=PRESET)
 
     def test_scaling_by_the_batch_with_a_baseline_for_each_attempt(self, tmp_path: Path) -> None:
@@ -233,7 +261,7 @@ class TestRefusals:
             MultiAttemptGRPOConfig(**arguments(tmp_path, num_generations=4, credit="attempt", scale_rewards="batch"))
 
     def test_a_checkpoint_interval_that_cuts_a_rollout(self, tmp_path: Path, tiny_model: Path) -> None:
-        with pytest.raises(ValueError, match="use a multiple of 4"):
+        with pytest.raises(ValueError, match=r"save_steps=6 would .* Use a multiple of 4"):
             ppo(tmp_path, tiny_model, max_steps=8, save_strategy="steps", save_steps=6).train()
 
     def test_a_missing_column(self, tmp_path: Path, tiny_model: Path) -> None:
@@ -279,6 +307,8 @@ class TestRefusals:
             ({"value_clip": 0.0}, "value_clip must be above 0"),
             ({"gamma": 1.5}, r"gamma must be in \[0, 1\]"),
             ({"use_vllm": True}, "use_vllm is not supported yet"),
+            ({"per_device_train_batch_size": 3, "steps_per_generation": 1}, "PPO needs an even number of dialogues"),
+            ({"fp16": True}, "fp16 is not supported by PPO"),
             ({"max_episode_tokens": 0}, "max_episode_tokens must be at least 1"),
         ],
     )

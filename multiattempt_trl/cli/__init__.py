@@ -5,6 +5,8 @@ import traceback
 from importlib import import_module
 from pathlib import Path
 
+import multiattempt_trl
+
 COMMANDS = {
     "ppo": "train with PPO, the paper's method: --config recipes/.../ppo/....yaml [--any_field value]",
     "grpo": "train with GRPO: --config recipes/.../grpo/....yaml [--any_field value]",
@@ -45,4 +47,5 @@ def main(argv: list[str] | None = None) -> None:
 def _said_by_us(error: BaseException) -> bool:
     """Whether our own code, or the recipe's parser, raised it: then the message says all, else the trace is needed."""
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    return "multiattempt_trl" in raised_in.parts or raised_in.parts[-3:] == ("trl", "scripts", "utils.py")
+    ours = Path(multiattempt_trl.__file__).parent
+    return raised_in.is_relative_to(ours) or raised_in.parts[-3:] == ("trl", "scripts", "utils.py")

@@ -4,6 +4,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
 SETTINGS_FILE = "multi_attempt.json"
 """Beside a trained model: how it was spoken to, so that evaluation says the same words."""
 
@@ -79,10 +82,30 @@ class Settings:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def beside(cls, model: str | Path) -> "Settings":
-        """What training saved in the model's folder, or above a checkpoint of its; the defaults elsewhere."""
-        for folder in (Path(model), Path(model).parent):
-            path = folder / SETTINGS_FILE
-            if path.is_file():
-                return cls(**json.loads(path.read_text(encoding="utf-8")))
-        return cls()
+    def of_model(cls, model: str | Path) -> "Settings":
+        """What training saved with this model, in its folder, above its checkpoint, or on the Hub; else defaults.
+
+        Raises `ValueError` for a file that is not such settings.
+        """
+        folder = Path(model)
+        if not folder.is_dir():
+            return cls._read(_from_hub(str(model)))
+        above = [folder.parent] if folder.name.startswith("checkpoint-") else []
+        found = (place / SETTINGS_FILE for place in (folder, *above))
+        return cls._read(next((path for path in found if path.is_file()), None))
+
+    @classmethod
+    def _read(cls, path: Path | None) -> "Settings":
+        if path is None:
+            return cls()
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} does not hold the settings of a training run: {error}") from error
+
+
+def _from_hub(model: str) -> Path | None:
+    try:
+        return Path(hf_hub_download(model, SETTINGS_FILE))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError):  # not on the Hub, or not one of ours
+        return None

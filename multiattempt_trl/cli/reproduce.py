@@ -80,7 +80,7 @@ class Seed:
         build_model = get_domain("arithmetic").build_model
         assert build_model is not None
         warm_start = str(build_model(self.seed))
-        self._arm("warm_start", ["eval", "--model", warm_start, "--domain", "arithmetic"])
+        self._arm("warm_start", ["eval", "--model", warm_start, "--domain", "arithmetic", "--device", "cpu"])
         multi = self._training("multi_attempt", warm_start, self.arguments.max_steps)
         self._arm("multi_attempt", multi)
         single = self._training("single_attempt", warm_start, self._equal_steps())
@@ -114,13 +114,16 @@ class Seed:
         folder = self.folder / arm
         options = ["--benchmarks", self.arguments.benchmark, "--budget", str(self.arguments.budget)]
         command = [*command, *options, "--seed", str(self.seed), "--output_dir", str(folder)]
+        recipe = Path(command[2]).read_text(encoding="utf-8") if command[1] == "--config" else None
+        run = {"command": command, "recipe": recipe}
         if (folder / "eval" / "summary.json").is_file():
-            if json.loads((folder / COMMAND_FILE).read_text(encoding="utf-8")) != command:
+            saved = folder / COMMAND_FILE
+            if not saved.is_file() or json.loads(saved.read_text(encoding="utf-8")) != run:
                 raise ValueError(f"{folder} holds a run with other settings; remove it, or name another --output_dir")
             self.console.print(f"seed {self.seed}: {ARMS[arm]} is done already")
             return
         self.console.print(f"seed {self.seed}: {ARMS[arm]} ...")
-        write_json(folder / COMMAND_FILE, command)
+        write_json(folder / COMMAND_FILE, run)
         # Seeds share the cores: one thread each, unless the user says otherwise.
         environment = {"OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1", **os.environ}
         with (folder / "log.txt").open("w", encoding="utf-8") as log:

@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.console import Console
 from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from multiattempt_trl.cli.arguments import EvalArguments, Settings, TaskArguments
-from multiattempt_trl.cli.eval import evaluate_and_report
+from multiattempt_trl.cli.eval import Evaluator
 from multiattempt_trl.domains import Domain, get_domain
 from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.training.callbacks import JsonLines, Progress
@@ -41,12 +42,26 @@ def run(
     domain = get_domain(task.domain)
     preset = domain.preset(args.prompt_preset)
     console = Console(stderr=True)
+    if not model_args.model_name_or_path and domain.build_model is None:
+        raise ValueError(f"domain {domain.name!r} has no model of its own: set --model_name_or_path")
     clock = {"start": perf_counter()}
+    resume = _resume(args.resume_from_checkpoint, args.output_dir)
+    settings = Settings(
+        domain=domain.name,
+        prompt_preset=preset.name,
+        feedback=args.feedback,
+        stop_at_box=args.stop_at_box,
+        max_attempt_tokens=args.max_completion_length,
+    )
+    # Whatever is wrong with the evaluation is found now, not after days of training.
+    evaluator = None
+    if not task.skip_eval:
+        evaluator = Evaluator.prepare(evaluation, settings, domain, model_name=args.output_dir, seed=args.seed)
 
     model = model_args.model_name_or_path or _starting_model(domain, args.seed, console)
     clock["warm start"] = perf_counter()
     args.model_init_kwargs = _init_kwargs(model_args, args)
-    tokenizer = load_tokenizer(model, task.chat_template)
+    tokenizer = load_tokenizer(model, task.chat_template, revision=model_args.model_revision)
     with domain.grader() as grade:
         trainer = trainer_class(
             model,
@@ -63,27 +78,19 @@ def run(
         if not args.disable_tqdm:
             trainer.remove_callback(ProgressCallback)
             trainer.add_callback(Progress())
-        settings = Settings(
-            domain=domain.name,
-            prompt_preset=preset.name,
-            feedback=args.feedback,
-            stop_at_box=args.stop_at_box,
-            max_attempt_tokens=args.max_completion_length,
-        )
         settings.save(args.output_dir)  # before training, so that a checkpoint of it can be evaluated
-        trainer.train(resume_from_checkpoint=_resume(args.resume_from_checkpoint))
+        trainer.train(resume_from_checkpoint=resume)
         clock["training"] = perf_counter()
         _save(trainer)
-        if not task.skip_eval:
+        if evaluator is not None:
             unwrapped = trainer.accelerator.unwrap_model(trainer.model)
-            evaluate_and_report(unwrapped, tokenizer, grade, domain, settings, evaluation, args.output_dir, args.seed)
+            evaluator.run(unwrapped, tokenizer, grade, args.output_dir)
             clock["evaluation"] = perf_counter()
     _print_times(console, clock)
 
 
 def _starting_model(domain: Domain, seed: int, console: Console) -> str:
-    if domain.build_model is None:
-        raise ValueError(f"domain {domain.name!r} has no model of its own: set --model_name_or_path")
+    assert domain.build_model is not None, "checked before"
     console.print(f"[bold]Warm start[/] (seed {seed}, cached once made)")
     return str(domain.build_model(seed))
 
@@ -105,18 +112,24 @@ def _eval_dataset(domain: Domain, task: TaskArguments, args: MultiAttemptGRPOCon
     return to_dataset(domain.load_benchmark(task.eval_dataset_name))
 
 
-def _resume(resume_from_checkpoint: str | bool | None) -> str | bool | None:
-    """`true` is the newest checkpoint of the output folder; anything else must be a folder."""
-    if resume_from_checkpoint is None or isinstance(resume_from_checkpoint, bool):
-        return resume_from_checkpoint
-    if resume_from_checkpoint.lower() in ("true", "false"):
-        return resume_from_checkpoint.lower() == "true"
-    if not (Path(resume_from_checkpoint) / "trainer_state.json").is_file():
+def _resume(checkpoint: str | bool | None, output_dir: str) -> str | None:
+    """The folder to resume from: `true` is the newest checkpoint of the output folder.
+
+    Raises `ValueError` where there is none.
+    """
+    if checkpoint is None or str(checkpoint).lower() == "false":
+        return None
+    if str(checkpoint).lower() == "true":
+        newest = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+        if newest is None:
+            raise ValueError(f"resume_from_checkpoint is true, but {output_dir!r} holds no checkpoint; leave it out")
+        return str(newest)
+    if not (Path(str(checkpoint)) / "trainer_state.json").is_file():
         raise ValueError(
-            f"resume_from_checkpoint {resume_from_checkpoint!r} is not a checkpoint (it has no trainer_state.json); "
+            f"resume_from_checkpoint {checkpoint!r} is not a checkpoint (it has no trainer_state.json); "
             "name a checkpoint-N folder, or true for the newest"
         )
-    return resume_from_checkpoint
+    return str(checkpoint)
 
 
 def _save(trainer: MultiAttemptGRPOTrainer) -> None:

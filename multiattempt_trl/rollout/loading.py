@@ -16,13 +16,16 @@ GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """What transformers calls a tokenizer that is all in its `tokenizer.json`, before and since its version 5."""
 
 
-def load_tokenizer(path: str | Path, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    path: str | Path, chat_template: str | None = None, *, revision: str | None = None
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a local folder or of a Hub id, padding on the left.
 
     A folder saved under a generic class is opened with that class. `AutoTokenizer` would go by the model type beside
     it, and put that model's own pre-tokenizer in place of the saved one without a word.
 
     Args:
+        revision: of a Hub id.
         chat_template: replaces the tokenizer's own: a file, or the name of one that TRL ships (`qwen2_5`, ...).
 
     Raises `ValueError` for a folder without a tokenizer, a name that is neither, or an unknown chat template.
@@ -35,7 +38,7 @@ def load_tokenizer(path: str | Path, chat_template: str | None = None) -> PreTra
         tokenizer = loader.from_pretrained(folder, padding_side="left")
     else:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(path), padding_side="left")
+            tokenizer = AutoTokenizer.from_pretrained(str(path), padding_side="left", revision=revision or "main")
         except OSError as error:
             raise ValueError(_not_found(path)) from error
     if chat_template is not None:

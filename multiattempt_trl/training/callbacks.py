@@ -45,11 +45,15 @@ class WholeRollouts(TrainerCallback):
         assert isinstance(args, MultiAttemptGRPOConfig), "it is added by our trainers alone"
         micro_steps = args.steps_per_generation * args.num_iterations
         updates = lcm(micro_steps, args.gradient_accumulation_steps) // args.gradient_accumulation_steps
-        if args.save_strategy == "steps" and state.save_steps % updates:
-            raise ValueError(
-                f"save_steps={int(state.save_steps)} would save in the middle of a rollout, which lasts {updates} "
-                f"optimizer steps, and a resumed run would differ: use a multiple of {updates}"
-            )
+        if args.save_strategy == "no":
+            return
+        for name in ("save_steps", "max_steps"):  # a checkpoint is also saved at the very end
+            steps = int(getattr(state, name))
+            if (name == "max_steps" or args.save_strategy == "steps") and steps % updates:
+                raise ValueError(
+                    f"{name}={steps} would save in the middle of a rollout, which lasts {updates} optimizer steps: "
+                    f"a resumed run would differ. Use a multiple of {updates}"
+                )
 
 
 class JsonLines(TrainerCallback):

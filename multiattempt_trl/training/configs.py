@@ -142,6 +142,7 @@ class MultiAttemptPPOConfig(MultiAttemptGRPOConfig):
     """PPO with a separate critic: the paper's method and, where a default is given, the paper's value."""
 
     num_generations: int | None = field(default=1, metadata={"help": "Samples per question (paper: 1)."})
+    num_generations_eval: int | None = field(default=None, metadata={"help": "The same in evaluation. Default: 1."})
     num_iterations: int = field(default=1, metadata={"help": "PPO epochs over a rollout (paper: 1)."})
     beta: float = field(default=0.01, metadata={"help": "Coefficient of the k3 KL in the loss (paper: 0.01)."})
     use_bias_correction_kl: bool = field(
@@ -176,7 +177,16 @@ class MultiAttemptPPOConfig(MultiAttemptGRPOConfig):
         if wanted == 1:
             # GRPOConfig refuses 1, which leaves a group no baseline. PPO's baseline is the critic.
             self.num_generations = 2
-            super().__post_init__()
+            self.num_generations_eval = self.num_generations_eval or 1
+            try:
+                super().__post_init__()
+            except ValueError as error:
+                if "divisible by num_generations (2)" not in str(error):
+                    raise
+                raise ValueError(
+                    "PPO needs an even number of dialogues in a rollout, per_device_train_batch_size x "
+                    f"steps_per_generation: {error}"
+                ) from None
             self.num_generations = 1
         else:
             super().__post_init__()
@@ -191,6 +201,9 @@ class MultiAttemptPPOConfig(MultiAttemptGRPOConfig):
             raise ValueError(
                 "mask_truncated_completions is not for PPO: the critic must see every episode and its price"
             )
+        if self.fp16 or self.load_best_model_at_end:
+            name = "fp16" if self.fp16 else "load_best_model_at_end"
+            raise ValueError(f"{name} is not supported by PPO, whose critic would be left out of it")
         for name in ("gamma", "lam"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")

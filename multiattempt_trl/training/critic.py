@@ -38,7 +38,9 @@ def load_critic_model(name_or_path: str, peft_config: PeftConfig | None = None, 
             torch.nn.init.zeros_(head.bias)
     if peft_config is not None:
         peft_config = copy.deepcopy(peft_config)
-        peft_config.task_type = TaskType.TOKEN_CLS  # PEFT then trains and saves the head with the adapter
+        peft_config.task_type = TaskType.TOKEN_CLS  # PEFT then trains and saves the head whole, beside the adapter
+        if peft_config.target_modules == "all-linear":
+            peft_config.exclude_modules = sorted({*(peft_config.exclude_modules or ()), "score", "classifier"})
         model = get_peft_model(model, peft_config)
     return model
 
@@ -58,7 +60,7 @@ class Critic:
     def __init__(self, model: PreTrainedModel, args: MultiAttemptPPOConfig) -> None:
         self.model, self.args = model.train(), args  # transformers checkpoints activations in this mode alone
         if args.gradient_checkpointing:
-            model.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
+            model.activation_checkpointing_enable(args.gradient_checkpointing_kwargs)
             model.enable_input_require_grads()
         self.optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],

@@ -54,9 +54,11 @@ def to_dataset(questions: list[Question]) -> Dataset:
 
 def to_question(row: dict[str, Any]) -> Question:
     """The question in a row; one without an `id` is known by a hash of its problem."""
-    problem, answer = str(row["problem"] or ""), str(row["answer"] or "")
-    fallback = blake2b(problem.encode(), digest_size=8).hexdigest()
-    return Question(id=str(row.get("id") or fallback), problem=problem, answer=answer)
+    problem, answer = ("" if row[name] is None else str(row[name]) for name in REQUIRED)
+    name = row.get("id")
+    if name is None:
+        name = blake2b(problem.encode(), digest_size=8).hexdigest()
+    return Question(id=str(name), problem=problem, answer=answer)
 
 
 def prepare_dataset(dataset: Dataset) -> Dataset:

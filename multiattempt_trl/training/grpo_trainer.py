@@ -87,26 +87,33 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
         quantization_config: Any = None,
         peft_config: PeftConfig | None = None,
     ) -> None:
-        if args.world_size > 1:
-            raise ValueError(f"{type(self).__name__} runs in one process for now, got {args.world_size}")
+        if args.world_size > 1 or args.n_gpu > 1:
+            raise ValueError(
+                f"{type(self).__name__} runs in one process on one device for now, got {args.world_size} processes "
+                f"that see {args.n_gpu} GPUs: launch one, with CUDA_VISIBLE_DEVICES=0"
+            )
         self.grade = grade
         self.preset = preset or get_preset(args.prompt_preset or "paper")
         if processing_class is None:
             processing_class = load_tokenizer(model if isinstance(model, str) else model.config._name_or_path)
         renderer = Renderer(processing_class)  # a template that rewrites history is refused before a model is loaded
-        train_dataset, largest = drop_long_prompts(
-            prepare_dataset(train_dataset),
-            lambda row: self._environment(args, row, args.max_attempts),
-            renderer,
-            args.max_prompt_tokens,
-        )
+        datasets = [train_dataset] if eval_dataset is None else [train_dataset, eval_dataset]
+        prepared = [
+            drop_long_prompts(
+                prepare_dataset(dataset),
+                lambda row: self._environment(args, row, args.max_attempts),
+                renderer,
+                args.max_prompt_tokens,
+            )
+            for dataset in datasets
+        ]
         self._episode_counter = EpisodeCounter()
         super().__init__(
             model=model,
             reward_funcs=self.episode_reward,
             args=args,
-            train_dataset=train_dataset,
-            eval_dataset=None if eval_dataset is None else prepare_dataset(eval_dataset),
+            train_dataset=prepared[0][0],
+            eval_dataset=None if eval_dataset is None else prepared[1][0],
             processing_class=processing_class,
             callbacks=[WholeRollouts(), self._episode_counter, *(callbacks or [])],
             optimizers=optimizers,
@@ -122,7 +129,8 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
             episode=args.episode_tokens,
             context=self.model.config.get_text_config().max_position_embeddings,
         )
-        check_room(largest, self.limits, args.max_attempts)
+        for _, largest in prepared:
+            check_room(largest, self.limits, args.max_attempts)
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> ResumableSampler:
         return ResumableSampler.like(super()._get_train_sampler(dataset))

@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset
 from peft import PeftConfig
 from transformers import PreTrainedModel
-from trl.trainer.utils import get_config_model_id
+from trl.trainer.utils import disable_dropout_in_model, get_config_model_id
 
 from multiattempt_trl.rollout.play import Grade
 from multiattempt_trl.training.advantages import explained_variance, gae, whiten
@@ -53,7 +53,11 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
             "trust_remote_code": args.trust_remote_code,
             **(args.model_init_kwargs or {}),
         }
+        if args.critic_model_name_or_path:
+            init_kwargs.pop("revision", None)  # it is the policy's
         critic_model = load_critic_model(name, peft_config, **init_kwargs)
+        if args.disable_dropout:
+            disable_dropout_in_model(critic_model)
         self.critic = Critic(critic_model.to(self.accelerator.device), args)
 
     # ---- rollout ------------------------------------------------------------------------------------------------
