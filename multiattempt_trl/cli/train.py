@@ -16,6 +16,7 @@ from multiattempt_trl.cli.arguments import EvalArguments, Settings, TaskArgument
 from multiattempt_trl.cli.eval import Evaluator
 from multiattempt_trl.domains import Domain, get_domain
 from multiattempt_trl.rollout.loading import load_tokenizer
+from multiattempt_trl.rollout.play import Grade
 from multiattempt_trl.training.callbacks import JsonLines, Progress
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
 from multiattempt_trl.training.dataset import to_dataset
@@ -40,68 +41,78 @@ def run(
     parser = TrlParser((TaskArguments, EvalArguments, config_class, ModelConfig), prog=f"multiattempt {command}")
     task, evaluation, args, model_args = parser.parse_args_and_config(argv)
     domain = get_domain(task.domain)
-    preset = domain.preset(args.prompt_preset)
-    console = Console(stderr=True)
     if not model_args.model_name_or_path and domain.build_model is None:
         raise ValueError(f"domain {domain.name!r} has no model of its own: set --model_name_or_path")
-    clock = {"start": perf_counter()}
     resume = _resume(args.resume_from_checkpoint, args.output_dir)
-    settings = Settings(
+    settings = _settings(domain, args)
+    evaluator = None
+    if not task.skip_eval:  # whatever is wrong with the evaluation is found now, not after days of training
+        evaluator = Evaluator.prepare(evaluation, settings, domain, model_name=args.output_dir, seed=args.seed)
+
+    clock = {"start": perf_counter()}
+    model = model_args.model_name_or_path or _starting_model(domain, args.seed)
+    clock["warm start"] = perf_counter()
+    with domain.grader() as grade:
+        trainer = _build(trainer_class, model, domain, grade, task, args, model_args)
+        settings.save(args.output_dir)  # before training, so that a checkpoint of it can be evaluated
+        trainer.train(resume_from_checkpoint=resume)
+        _save(trainer)
+        clock["training"] = perf_counter()
+        if evaluator is not None:
+            unwrapped = trainer.accelerator.unwrap_model(trainer.model)
+            evaluator.run(unwrapped, trainer.processing_class, grade, args.output_dir)
+            clock["evaluation"] = perf_counter()
+    spans = [f"{name} {now - before:.0f} s" for (_, before), (name, now) in pairwise(clock.items())]
+    Console(stderr=True).print("Time: " + ", ".join(spans))
+
+
+def _settings(domain: Domain, args: MultiAttemptGRPOConfig) -> Settings:
+    return Settings(
         domain=domain.name,
-        prompt_preset=preset.name,
+        prompt_preset=domain.preset(args.prompt_preset).name,
         feedback=args.feedback,
         stop_at_box=args.stop_at_box,
         max_attempt_tokens=args.max_completion_length,
     )
-    # Whatever is wrong with the evaluation is found now, not after days of training.
-    evaluator = None
-    if not task.skip_eval:
-        evaluator = Evaluator.prepare(evaluation, settings, domain, model_name=args.output_dir, seed=args.seed)
-
-    model = model_args.model_name_or_path or _starting_model(domain, args.seed, console)
-    clock["warm start"] = perf_counter()
-    args.model_init_kwargs = _init_kwargs(model_args, args)
-    tokenizer = load_tokenizer(model, task.chat_template, revision=model_args.model_revision)
-    with domain.grader() as grade:
-        trainer = trainer_class(
-            model,
-            args,
-            to_dataset(domain.load_train(task.dataset_name)),
-            grade,
-            preset=preset,
-            eval_dataset=_eval_dataset(domain, task, args),
-            processing_class=tokenizer,
-            callbacks=[JsonLines(Path(args.output_dir) / METRICS_FILE)],
-            quantization_config=get_quantization_config(model_args),
-            peft_config=get_peft_config(model_args),
-        )
-        if not args.disable_tqdm:
-            trainer.remove_callback(ProgressCallback)
-            trainer.add_callback(Progress())
-        settings.save(args.output_dir)  # before training, so that a checkpoint of it can be evaluated
-        trainer.train(resume_from_checkpoint=resume)
-        clock["training"] = perf_counter()
-        _save(trainer)
-        if evaluator is not None:
-            unwrapped = trainer.accelerator.unwrap_model(trainer.model)
-            evaluator.run(unwrapped, tokenizer, grade, args.output_dir)
-            clock["evaluation"] = perf_counter()
-    _print_times(console, clock)
 
 
-def _starting_model(domain: Domain, seed: int, console: Console) -> str:
-    assert domain.build_model is not None, "checked before"
-    console.print(f"[bold]Warm start[/] (seed {seed}, cached once made)")
-    return str(domain.build_model(seed))
-
-
-def _init_kwargs(model_args: ModelConfig, args: MultiAttemptGRPOConfig) -> dict[str, Any]:
-    return {
+def _build(
+    trainer_class: type[MultiAttemptGRPOTrainer],
+    model: str,
+    domain: Domain,
+    grade: Grade,
+    task: TaskArguments,
+    args: MultiAttemptGRPOConfig,
+    model_args: ModelConfig,
+) -> MultiAttemptGRPOTrainer:
+    args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
         "dtype": model_args.dtype,
         **(args.model_init_kwargs or {}),
     }
+    trainer = trainer_class(
+        model,
+        args,
+        to_dataset(domain.load_train(task.dataset_name)),
+        grade,
+        preset=domain.preset(args.prompt_preset),
+        eval_dataset=_eval_dataset(domain, task, args),
+        processing_class=load_tokenizer(model, task.chat_template, revision=model_args.model_revision),
+        callbacks=[JsonLines(Path(args.output_dir) / METRICS_FILE)],
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+    )
+    if not args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(Progress())
+    return trainer
+
+
+def _starting_model(domain: Domain, seed: int) -> str:
+    assert domain.build_model is not None, "checked before"
+    Console(stderr=True).print(f"[bold]Warm start[/] (seed {seed}, cached once made)")
+    return str(domain.build_model(seed))
 
 
 def _eval_dataset(domain: Domain, task: TaskArguments, args: MultiAttemptGRPOConfig) -> Any:
@@ -138,8 +149,3 @@ def _save(trainer: MultiAttemptGRPOTrainer) -> None:
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
     trainer.end()
-
-
-def _print_times(console: Console, clock: dict[str, float]) -> None:
-    spans = [f"{name} {now - before:.0f} s" for (_, before), (name, now) in pairwise(clock.items())]
-    console.print("Time: " + ", ".join(spans))
