@@ -53,7 +53,7 @@ def key(question: Question) -> tuple[str, int, int]:
 
 
 def test_the_splits_have_their_sizes_and_share_no_key():
-    assert [len(questions(split)) for split in SPLITS] == [3000, 600, 1000]
+    assert [len(questions(split)) for split in SPLITS] == [4000, 600, 1000]
     keys = {split: {key(question) for question in questions(split)} for split in SPLITS}
     assert not keys["train"] & keys["validation"]
     assert not keys["train"] & keys["test"]
@@ -125,7 +125,7 @@ def test_grade_exactly(response, verdict):
 
 def test_every_gold_answer_is_accepted():
     graded = [grade_exactly(q, f"\\boxed{{{q.answer}}}") for split in SPLITS for q in questions(split)]
-    assert graded == [Verdict.CORRECT] * 4600
+    assert graded == [Verdict.CORRECT] * 5600
 
 
 # Tokenizer and model
