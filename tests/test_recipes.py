@@ -119,3 +119,10 @@ def test_every_command_in_the_documents_exists() -> None:
     assert {"train", "reproduce", "eval", "test"} <= made <= targets
     assert called <= set(COMMANDS)
     assert called
+
+
+def test_no_document_was_left_with_a_place_to_fill_in() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    assert len(documents) >= 7
+    for document in documents:
+        assert "@@" not in document.read_text(encoding="utf-8"), document.name

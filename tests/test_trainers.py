@@ -227,6 +227,7 @@ class TestFiles:
         assert "2503.04808" in card
         assert "Chung" in card
         assert "up to 3 attempts" in card
+        assert "[None]" not in card
 
     def test_metrics_are_json_lines_and_a_resumed_run_writes_each_step_once(
         self, tmp_path: Path, tiny_model: Path

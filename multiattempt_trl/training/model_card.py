@@ -30,4 +30,6 @@ def describe_training(folder: Path, args: MultiAttemptGRPOConfig, preset: Prompt
         f"`{args.feedback}`, credit `{args.credit}`) by `multiattempt_trl`."
     )
     text = card.read_text(encoding="utf-8")
+    # What TRL's template says of a model that came from a folder, which has no page on the Hub.
+    text = text.replace("a fine-tuned version of [None](https://huggingface.co/None)", "a fine-tuned model")
     card.write_text(text.replace(_BEFORE, f"{sentence}\n\n{_BEFORE}", 1), encoding="utf-8")
