@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -14,11 +13,12 @@ from trl import ModelConfig, TrlParser
 from multiattempt_trl.cli import COMMANDS
 from multiattempt_trl.cli.arguments import EvalArguments, TaskArguments
 from multiattempt_trl.dialogue.env import Environment, Limits
+from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.domains import get_domain
 from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig
-from multiattempt_trl.training.dataset import check_room, drop_long_prompts, to_dataset, to_question
+from multiattempt_trl.training.dataset import check_room, drop_long_prompts, to_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(ROOT.glob("recipes/*/*/*.yaml"))
@@ -88,8 +88,8 @@ def test_the_paper_recipe_fits_the_real_models_context_on_the_real_questions(sha
     rows = to_dataset(maths.load_train(str(shared / "data" / "math_l3to5_train.jsonl")))
     longest = sorted(rows, key=lambda row: -len(row["problem"]))[:40]
 
-    def environment(row: dict[str, Any]) -> Environment:
-        return Environment(question=to_question(row), budget=args.max_attempts, preset=maths.preset(preset))
+    def environment(question: Question) -> Environment:
+        return Environment(question=question, budget=args.max_attempts, preset=maths.preset(preset))
 
     kept, largest = drop_long_prompts(
         Dataset.from_list(longest), environment, Renderer(tokenizer), args.max_prompt_tokens

@@ -7,6 +7,8 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from multiattempt_trl.evaluation.files import write_json
+
 SETTINGS_FILE = "multi_attempt.json"
 """Beside a trained model: how it was spoken to, so that evaluation says the same words."""
 
@@ -77,9 +79,7 @@ class Settings:
     max_attempt_tokens: int | None = None
 
     def save(self, folder: str | Path) -> None:
-        path = Path(folder) / SETTINGS_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        write_json(Path(folder) / SETTINGS_FILE, asdict(self))
 
     @classmethod
     def of_model(cls, model: str | Path) -> "Settings":

@@ -100,12 +100,10 @@ class Seed:
 
         A single turn is as long as a first attempt, whose mean length the other arm logged.
         """
-        path = self.folder / "multi_attempt" / METRICS_FILE
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        rollouts = [line for line in lines if "sampled_tokens_total" in line]
+        rollouts = _rollouts(self.folder / "multi_attempt")
         total, episodes = rollouts[-1]["sampled_tokens_total"], rollouts[-1]["episodes_total"]
         first: float = sum(line["tokens/attempt_1"] for line in rollouts) / len(rollouts)
-        steps_per_rollout = lines[-1]["step"] / len(rollouts)
+        steps_per_rollout = rollouts[-1]["step"] / len(rollouts)
         episodes_per_rollout = episodes / len(rollouts)
         return int(round(total / (first * episodes_per_rollout)) * round(steps_per_rollout))
 
@@ -138,9 +136,14 @@ class Seed:
         return block
 
 
+def _rollouts(folder: Path) -> list[dict[str, Any]]:
+    """What a training run logged of its rollouts, in order."""
+    lines = map(json.loads, (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if "sampled_tokens_total" in line]
+
+
 def _sampled(folder: Path) -> int:
-    lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    return max(int(json.loads(line).get("sampled_tokens_total", 0)) for line in lines)
+    return int(_rollouts(folder)[-1]["sampled_tokens_total"])
 
 
 def picture(arms: dict[str, SeedBlocks]) -> list[Series]:

@@ -16,8 +16,8 @@ from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
 class EpisodeCounter(TrainerCallback, ExportableState):
     """Counts what was sampled so far, so that runs can be compared at equal sampled tokens; saved in checkpoints."""
 
-    def __init__(self, episodes: int = 0, sampled_tokens: int = 0) -> None:
-        self.episodes, self.sampled_tokens = episodes, sampled_tokens
+    def __init__(self) -> None:
+        self.episodes = self.sampled_tokens = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -40,7 +40,12 @@ def load_critic_model(name_or_path: str, peft_config: PeftConfig | None = None, 
         peft_config = copy.deepcopy(peft_config)
         peft_config.task_type = TaskType.TOKEN_CLS  # PEFT then trains and saves the head whole, beside the adapter
         if peft_config.target_modules == "all-linear":
-            peft_config.exclude_modules = sorted({*(peft_config.exclude_modules or ()), "score", "classifier"})
+            theirs = peft_config.exclude_modules or []
+            peft_config.exclude_modules = (
+                rf"(?:{theirs})|(?:.*\.)?(?:score|classifier)"
+                if isinstance(theirs, str)
+                else sorted({*theirs, "score", "classifier"})
+            )
         model = get_peft_model(model, peft_config)
     return model
 

@@ -94,7 +94,7 @@ class Overhead:
 
 
 def drop_long_prompts(
-    dataset: Dataset, environment: Callable[[dict[str, Any]], Environment], renderer: Renderer, longest: int | None
+    dataset: Dataset, environment: Callable[[Question], Environment], renderer: Renderer, longest: int | None
 ) -> tuple[Dataset, Overhead]:
     """The rows whose first prompt has at most `longest` tokens (None: all), and the largest overhead among them.
 
@@ -103,7 +103,7 @@ def drop_long_prompts(
     kept, dropped = [], []
     largest: Overhead | None = None
     for number, row in enumerate(dataset):
-        overhead = _overhead(environment(row), renderer)
+        overhead = _overhead(environment(to_question(row)), renderer)
         if longest is not None and overhead.prompt > longest:
             dropped.append(overhead)
             continue

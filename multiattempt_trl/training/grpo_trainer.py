@@ -11,7 +11,7 @@ from trl import GRPOTrainer
 
 from multiattempt_trl.dialogue.budgets import draw_budget
 from multiattempt_trl.dialogue.env import Environment, Limits
-from multiattempt_trl.dialogue.episode import Episode
+from multiattempt_trl.dialogue.episode import Episode, Question
 from multiattempt_trl.dialogue.metrics import observations
 from multiattempt_trl.dialogue.prompts import PromptPreset, get_preset
 from multiattempt_trl.dialogue.rendering import Renderer
@@ -101,7 +101,7 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
         prepared = [
             drop_long_prompts(
                 prepare_dataset(dataset),
-                lambda row: self._environment(args, row, args.max_attempts),
+                lambda question: self._environment(args, question, args.max_attempts),
                 renderer,
                 args.max_prompt_tokens,
             )
@@ -139,14 +139,14 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
 
     def _rollout(self) -> dict[str, Any]:
         """Plays one dialogue per row and hands TRL its tokens; `env_mask` is 1 on policy tokens."""
-        envs = [self._environment(self.args, row, self._budget(row), n) for n, row in enumerate(self._rows)]
+        questions = [to_question(row) for row in self._rows]
+        envs = [self._environment(self.args, one, self._budget(one), n) for n, one in enumerate(questions)]
         episodes = play(
             envs, training_backend(self), self.grade, self.renderer, self.limits, stop_at_box=self.args.stop_at_box
         )
         self._sequences = [flatten(episode) for episode in episodes]
-        self._prices = [
-            price(episode, self.args.prices, self.args.credit, self.args.attempt_discount) for episode in episodes
-        ]
+        prices = self.args.prices
+        self._prices = [price(episode, prices, self.args.credit, self.args.attempt_discount) for episode in episodes]
         if self.model.training:
             self._episode_counter.count(episodes)
         return {
@@ -157,19 +157,17 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
             "episode": episodes,
         }
 
-    def _budget(self, row: dict[str, Any]) -> int:
+    def _budget(self, question: Question) -> int:
         """N, drawn in training and M in evaluation."""
         args = self.args
         if not self.model.training:
             return int(args.max_attempts)
-        return draw_budget(args.seed, self.state.global_step, to_question(row).id, args.max_attempts, args.budget_draw)
+        return draw_budget(args.seed, self.state.global_step, question.id, args.max_attempts, args.budget_draw)
 
     def _environment(
-        self, args: MultiAttemptGRPOConfig, row: dict[str, Any], budget: int, sample: int = 0
+        self, args: MultiAttemptGRPOConfig, question: Question, budget: int, sample: int = 0
     ) -> Environment:
-        return Environment(
-            question=to_question(row), budget=budget, preset=self.preset, feedback=args.feedback, sample=sample
-        )
+        return Environment(question=question, budget=budget, preset=self.preset, feedback=args.feedback, sample=sample)
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -213,20 +211,23 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._rows = inputs
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        if self.args.credit in PER_ATTEMPT_CREDIT:
-            batch["advantages"] = self._advantages_per_attempt(batch)
         if self.model.training:
             self._metrics["train"]["sampled_tokens_total"] = [self._episode_counter.sampled_tokens]
             self._metrics["train"]["episodes_total"] = [self._episode_counter.episodes]
-        return batch
+        return batch | self._advantages(batch)
 
-    def _advantages_per_attempt(self, batch: dict[str, Any]) -> torch.Tensor:
-        """(B, T): each token gets the advantage of its attempt over the siblings that reached it."""
+    def _advantages(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """What replaces TRL's own advantages (B,) in the batch, all of shape (B, T); nothing where they are meant.
+
+        Each token gets the advantage of its attempt over the siblings that reached it.
+        """
+        if self.args.credit not in PER_ATTEMPT_CREDIT:
+            return {}
         prices = self._price_matrix()
         reached = collate([[1.0] * len(row) for row in self._prices], prices.size(1), torch.float32).bool()
         group = self.num_generations if self.model.training else self.num_generations_eval
         advantages = group_relative(returns_to_go(prices), reached, group, scale=self.scale_rewards == "group")
-        return spread(advantages.to(batch["completion_ids"].device), self._attempt_index(batch))
+        return {"advantages": spread(advantages.to(batch["completion_ids"].device), self._attempt_index(batch))}
 
     def _price_matrix(self) -> torch.Tensor:
         """(B, K): one price per attempt."""

@@ -21,8 +21,8 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
     """`MultiAttemptGRPOTrainer` whose advantages come from a critic.
 
     What differs from it:
-    - `_generate_and_score_completions` puts whitened GAE advantages (B, T) into the batch, with the returns and the
-      values at rollout time; TRL's loss takes them as they are.
+    - `_advantages` puts whitened GAE advantages (B, T) into the batch, with the returns and values at rollout time;
+      TRL's loss takes them as they are.
     - `training_step` trains the critic on the same minibatch after the policy; during `critic_warmup_steps` the
       policy's gradient is dropped.
     - checkpoints, resume and export carry the critic, its optimiser and its schedule.
@@ -62,8 +62,8 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
 
     # ---- rollout ------------------------------------------------------------------------------------------------
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = super()._generate_and_score_completions(inputs)
+    def _advantages(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """GAE, whitened over the rollout, with the returns and the values that the critic is trained on."""
         attempt_index = self._attempt_index(batch)
         policy_mask = attempt_index > 0
         values = self._rollout_values(batch)
@@ -75,7 +75,7 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
         self._metrics[mode]["advantage/std"].append(advantages[policy_mask].std(correction=0).item())
         if self.args.whiten_advantages:
             advantages = whiten(advantages, policy_mask, lambda x: self.accelerator.reduce(x, "sum"))
-        return {**batch, "advantages": advantages, "returns": returns, "old_values": values}
+        return {"advantages": advantages, "returns": returns, "old_values": values}
 
     @torch.no_grad()
     def _rollout_values(self, batch: dict[str, Any]) -> torch.Tensor:
