@@ -2,7 +2,7 @@
 
 import json
 import os
-import selectors
+import select
 import signal
 import subprocess
 import sys
@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from multiattempt_trl.graders.worker import Outcome
+from multiattempt_trl.graders.worker import CPU_SECONDS, Outcome
 
 START_SECONDS = 120.0
-"""Until a worker must have imported math-verify (0.7 s on an idle machine)."""
+"""Until a worker must have imported math-verify (0.6 s on an idle machine)."""
 DEADLINE_SECONDS = 10.0
 """Until a comparison must be answered; the worker's own CPU limit ends it earlier unless the machine is overloaded."""
 
@@ -23,7 +23,9 @@ class WorkerDiedError(Exception):
 
 
 class Worker:
-    """One worker process. Starting does not wait: the import of math-verify overlaps with whatever comes next."""
+    """One worker process, for one thread at a time. Starting does not wait: the import of math-verify overlaps with
+    whatever comes next.
+    """
 
     def __init__(self) -> None:
         # What we import, the worker imports: like `multiprocessing` it gets our path, and -P keeps the current
@@ -34,34 +36,46 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env={**os.environ, "PYTHONPATH": path},
+            # The order of a set may decide what sympy does: with one hash seed every worker says the same.
+            env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"},
             start_new_session=True,  # a Ctrl-C in the terminal reaches the parent only
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self._requests, self._replies = self.process.stdin, self.process.stdout
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._replies, selectors.EVENT_READ)
+        os.set_blocking(self._requests.fileno(), False)
         self._pending = b""
         self.ready = False
         """Whether it has ever been able to compare."""
         self.answers = 0
+        self.spent = False
+        """Whether it is over, or says that it is better replaced."""
+
+    def ask(self, gold: str, answer: str) -> tuple[Outcome, float]:
+        """One comparison and the CPU seconds it took. The first one waits until the worker is ready.
+
+        Raises `TimeoutError` after `DEADLINE_SECONDS` on the clock, and `WorkerDiedError` where the worker ended
+        without an answer or did not start. After either it is of no more use.
+        """
+        self.spent = True  # until it has answered
+        self._wait_ready()
+        self.answers += 1
+        self._send(json.dumps({"gold": gold, "answer": answer}).encode("ascii") + b"\n", DEADLINE_SECONDS)
+        try:
+            reply = self._read_line(DEADLINE_SECONDS)
+        except WorkerDiedError:
+            if self.process.returncode in (-signal.SIGPROF, -signal.SIGXCPU):
+                return Outcome.TIMEOUT, CPU_SECONDS
+            raise
+        self.spent = reply["spent"]
+        return Outcome(reply["outcome"]), reply["seconds"]
 
     def compare(self, gold: str, answer: str) -> Outcome:
-        """Asks for one comparison, and first waits until the worker is ready for its first one.
-
-        Raises `TimeoutError` after `DEADLINE_SECONDS`, or where the kernel ended the worker for its CPU time;
-        `WorkerDiedError` where it ended for another reason or did not start. After either it is of no more use.
-        """
-        self._wait_ready()
-        request = memoryview(json.dumps({"gold": gold, "answer": answer}).encode("ascii") + b"\n")
-        try:
-            while request:
-                request = request[os.write(self._requests.fileno(), request) :]
-        except BrokenPipeError as error:
-            raise WorkerDiedError("the grading worker was gone before it was asked") from error
-        self.answers += 1
-        return Outcome(self._read_line(DEADLINE_SECONDS)["outcome"])
+        """The outcome alone. Raises `TimeoutError` also where the kernel ended the worker for its CPU time."""
+        outcome, _ = self.ask(gold, answer)
+        if self.process.returncode is not None:
+            raise TimeoutError("the grading worker used up its CPU time")
+        return outcome
 
     def _wait_ready(self) -> None:
         if self.ready:
@@ -71,25 +85,42 @@ class Worker:
         except TimeoutError as error:
             raise WorkerDiedError("the grading worker did not start in time") from error
 
+    def _send(self, line: bytes, seconds: float) -> None:
+        rest, deadline = memoryview(line), time.monotonic() + seconds
+        try:
+            while rest:  # a long line does not fit into the pipe, and a stopped worker takes nothing out
+                self._wait(self._requests.fileno(), select.POLLOUT, deadline)
+                rest = rest[os.write(self._requests.fileno(), rest) :]
+        except BrokenPipeError as error:
+            raise WorkerDiedError("the grading worker was gone before it was asked") from error
+
     def _read_line(self, seconds: float) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
         while b"\n" not in self._pending:
-            if not self._selector.select(max(deadline - time.monotonic(), 0)):
-                raise TimeoutError(f"no answer from the grading worker within {seconds:g} s")
+            self._wait(self._replies.fileno(), select.POLLIN, deadline)
             piece = os.read(self._replies.fileno(), 1 << 16)
             if not piece:
-                if self.process.wait() == -signal.SIGXCPU:
-                    raise TimeoutError("the grading worker used up its CPU time")
-                raise WorkerDiedError(f"the grading worker ended with code {self.process.returncode}")
+                raise WorkerDiedError(f"the grading worker ended with code {self.process.wait()}")
             self._pending += piece
         line, _, self._pending = self._pending.partition(b"\n")
         reply: dict[str, Any] = json.loads(line)
         return reply
 
+    def _wait(self, descriptor: int, event: int, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(descriptor, event)
+        if not poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+            raise TimeoutError("no answer from the grading worker in time")
+
     def kill(self) -> None:
         """Ends the process now and reaps it. Harmless when it is over already."""
         self.process.kill()
         self.process.wait()
-        self._selector.close()
         self._requests.close()
         self._replies.close()
+
+    def leave_to_parent(self) -> None:
+        """Lets go of it in a child of `os.fork`, where an open pipe would hide the parent's death from it."""
+        self._requests.close()
+        self._replies.close()
+        self.process.returncode = 0  # not our child: nothing to wait for

@@ -1,7 +1,8 @@
 """A process that compares answers with math-verify, one JSON line in and one out, and can be killed at any moment.
 
 Protocol: the worker writes `{"ready": true}` once it can compare; for each line `{"gold": ..., "answer": ...}` on
-stdin it writes one line `{"outcome": ...}`. It leaves when stdin closes, or when whoever started it is gone.
+stdin it writes one line `{"outcome": ..., "seconds": ..., "spent": ...}`. It leaves when stdin closes, or when whoever
+started it is gone.
 """
 
 import json
@@ -11,11 +12,13 @@ import resource
 import select
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 CPU_SECONDS = 3.0
 """CPU time of one comparison. Not wall-clock time: a verdict must not depend on what else the machine does."""
@@ -23,8 +26,10 @@ KILL_SECONDS = 2
 """CPU time after that, until the kernel ends a comparison that never comes back to the interpreter."""
 RELATIVE_TOLERANCE = 1e-4
 """Numbers further apart are different whatever math-verify says of them; the coarsest tolerance of a benchmark."""
-MEMORY_BYTES = 4 * 2**30
-"""Address space of the worker."""
+MEMORY_BYTES = 2 * 2**30
+"""Address space of the worker. The gold answers of all benchmarks, compared with each other, need 0.1 GB."""
+SPENT_BYTES = MEMORY_BYTES // 2
+"""Memory in use after a comparison from which on the worker asks to be replaced."""
 IDLE_SECONDS = 5.0
 """How often an idle worker looks whether its parent still lives."""
 
@@ -38,7 +43,7 @@ class Outcome(StrEnum):
     TIMEOUT = "timeout"
     MEMORY = "memory"
     CRASH = "crash"
-    """Said by the client: the worker itself did not live to tell."""
+    """Said by the pool: no worker lived to tell."""
 
 
 class CpuTimeExceeded(BaseException):
@@ -113,21 +118,23 @@ def same_magnitude(gold: Any, answer: Any) -> bool:
     return bool(abs(one - other) <= RELATIVE_TOLERANCE * max(abs(one), abs(other)))
 
 
-def judge(compare: Callable[[str, str], Outcome], limit: CpuLimit, gold: str, answer: str) -> Outcome:
-    """One comparison within its limits."""
+def judge(compare: Callable[[str, str], Outcome], limit: CpuLimit, gold: str, answer: str) -> tuple[Outcome, float]:
+    """One comparison within its limits, and the CPU seconds it took."""
+    began = time.thread_time()  # `process_time` stands still between two ticks of the kernel while the timer runs
     try:
         with limit:
-            return compare(gold, answer)
+            outcome = compare(gold, answer)
     except CpuTimeExceeded:
-        return Outcome.TIMEOUT
+        outcome = Outcome.TIMEOUT
     except MemoryError:
-        return Outcome.MEMORY
+        outcome = Outcome.MEMORY
+    return outcome, time.thread_time() - began
 
 
-def serve(requests: int, replies: IO[str], compare: Callable[[str, str], Outcome]) -> None:
+def serve(requests: int, replies: int, compare: Callable[[str, str], Outcome]) -> None:
     """Answers every line from the file descriptor `requests` until it closes or the parent is gone."""
     parent, limit, pending = os.getppid(), CpuLimit(), b""
-    print('{"ready": true}', file=replies, flush=True)
+    os.write(replies, b'{"ready": true}\n')
     while os.getppid() == parent:
         # A child forked from the parent may keep the pipe open after it: closing alone does not tell of its death.
         if not select.select([requests], [], [], IDLE_SECONDS)[0]:
@@ -138,23 +145,38 @@ def serve(requests: int, replies: IO[str], compare: Callable[[str, str], Outcome
         *lines, pending = (pending + piece).split(b"\n")
         for line in lines:
             request = json.loads(line)
-            outcome = judge(compare, limit, request["gold"], request["answer"])
-            print(json.dumps({"outcome": outcome.value}), file=replies, flush=True)
+            outcome, seconds = judge(compare, limit, request["gold"], request["answer"])
+            spent = outcome in (Outcome.TIMEOUT, Outcome.MEMORY) or memory_in_use() > SPENT_BYTES
+            reply = {"outcome": outcome.value, "seconds": seconds, "spent": spent}
+            os.write(replies, json.dumps(reply).encode("ascii") + b"\n")
 
 
-def main() -> None:
-    """Takes the pipes, imports, limits itself, and serves."""
+def memory_in_use() -> int:
+    """Resident memory of this process in bytes; `ru_maxrss` would begin with that of whoever started it."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+
+
+def limit_process() -> None:
+    """Sets what holds for all comparisons, whatever was inherited."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes our stdin
-    # The pipes are ours alone: whatever a library prints, or reads, goes nowhere.
-    requests, replies = os.dup(0), os.fdopen(os.dup(1), "w", encoding="ascii")
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, 0)
-    os.dup2(nowhere, 1)
-    compare = load_comparison()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the thread that started us may have blocked any signal
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     memory = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
     resource.setrlimit(resource.RLIMIT_AS, (memory, hard))
+
+
+def main() -> None:
+    """Takes the pipes, imports, tries itself out, and serves."""
+    limit_process()
+    # The pipes are ours alone: whatever a library prints, or reads, goes nowhere.
+    requests, replies, nowhere = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+    compare = load_comparison()
+    if compare("x+1", "1+x") is not Outcome.EQUAL:
+        sys.exit("math-verify does not find 1+x equal to x+1: is it the version that pyproject.toml asks for?")
+    os.dup2(nowhere, 2)  # only now: why a worker does not start must be seen, what an answer makes sympy say must not
     serve(requests, replies, compare)
 
 
