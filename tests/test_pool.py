@@ -188,6 +188,14 @@ def test_many_threads_share_a_pool() -> None:
         assert (graders.comparisons, graders.cache_hits) == (100, 700)
 
 
+def test_the_tolerance_is_relative_and_part_of_the_question() -> None:
+    # 1.414214 / 1.41421356 - 1 = 3.1e-7
+    with WorkerPool(1) as graders:
+        futures = [graders.submit(r"\sqrt{2}", "1.414214", tolerance) for tolerance in (1e-6, 1e-7)]
+        assert [future.result(SOON).outcome for future in futures] == [EQUAL, DIFFERENT]
+        assert graders.comparisons == 2
+
+
 def test_seconds_are_those_of_the_comparison() -> None:
     with WorkerPool(1) as graders:
         comparison = graders.submit(r"\frac{1}{(x+1)^2}", r"(x^2+2x+1)^{-1}").result(SOON)
@@ -332,7 +340,7 @@ def notice(event, arguments):
         seen.append(event)
 sys.addaudithook(notice)
 for text in json.loads(sys.argv[1]):
-    compare("5", text)
+    compare("5", text, 1e-6)
 print(len(seen))
 open("proof that the hook sees something", "w")
 print(len(seen))

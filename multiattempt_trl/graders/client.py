@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from multiattempt_trl.graders.worker import CPU_SECONDS, Outcome
+from multiattempt_trl.graders.worker import CPU_SECONDS, RELATIVE_TOLERANCE, Outcome
 
 START_SECONDS = 120.0
 """Until a worker must have imported math-verify (0.6 s on an idle machine)."""
@@ -51,7 +51,7 @@ class Worker:
         self.spent = False
         """Whether it is over, or says that it is better replaced."""
 
-    def ask(self, gold: str, answer: str) -> tuple[Outcome, float]:
+    def ask(self, gold: str, answer: str, tolerance: float = RELATIVE_TOLERANCE) -> tuple[Outcome, float]:
         """One comparison and the CPU seconds it took. The first one waits until the worker is ready.
 
         Raises `TimeoutError` after `DEADLINE_SECONDS` on the clock, and `WorkerDiedError` where the worker ended
@@ -60,7 +60,8 @@ class Worker:
         self.spent = True  # until it has answered
         self._wait_ready()
         self.answers += 1
-        self._send(json.dumps({"gold": gold, "answer": answer}).encode("ascii") + b"\n", DEADLINE_SECONDS)
+        request = json.dumps({"gold": gold, "answer": answer, "tolerance": tolerance})
+        self._send(request.encode("ascii") + b"\n", DEADLINE_SECONDS)
         try:
             reply = self._read_line(DEADLINE_SECONDS)
         except WorkerDiedError:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 from weakref import WeakSet
 
 from multiattempt_trl.graders.client import DEADLINE_SECONDS, Worker, WorkerDiedError
-from multiattempt_trl.graders.worker import Outcome
+from multiattempt_trl.graders.worker import RELATIVE_TOLERANCE, Outcome
 
 RECYCLE_ANSWERS = 5_000
 """Comparisons of one worker process, so that what sympy caches and leaks does not grow for a whole training run."""
@@ -38,11 +38,18 @@ class Comparison:
     `DEADLINE_SECONDS` where the worker was silent so long by the clock, and 0 where it crashed."""
 
 
-class Job(NamedTuple):
-    """A comparison to be made, and where to put it."""
+class Question(NamedTuple):
+    """What a worker is asked."""
 
     gold: str
     answer: str
+    tolerance: float
+
+
+class Job(NamedTuple):
+    """A comparison to be made, and where to put it."""
+
+    question: Question
     future: Future[Comparison]
 
 
@@ -55,7 +62,7 @@ def default_workers() -> int:
 class WorkerPool:
     """Compares answers in worker processes; use it as a context manager, from any number of threads.
 
-    A pair that is in flight or remembered gives the same future as before. After `os.fork` the child has the same
+    What is in flight or remembered gives the same future again. After `os.fork` the child has the same
     pool with nothing in it: its workers start when it first submits, and those of the parent are left alone.
     """
 
@@ -64,9 +71,9 @@ class WorkerPool:
         if self.workers < 1:
             raise ValueError(f"workers={workers}: a grading pool needs at least one")
         self.comparisons = 0
-        """Pairs answered by a worker."""
+        """Questions answered by a worker."""
         self.cache_hits = 0
-        """Pairs that were in flight or remembered when they were submitted."""
+        """Questions that were in flight or remembered when they were submitted."""
         self.timeouts = 0
         """Comparisons that ran out of time."""
         self.crashes = 0
@@ -80,7 +87,7 @@ class WorkerPool:
     def _empty(self) -> None:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._clerks: list[Clerk] = []
-        self._futures: OrderedDict[tuple[str, str], Future[Comparison]] = OrderedDict()
+        self._futures: OrderedDict[Question, Future[Comparison]] = OrderedDict()
 
     def __enter__(self) -> Self:
         self.start()
@@ -100,8 +107,9 @@ class WorkerPool:
                 clerk.start()
             self._refusal = ""
 
-    def submit(self, gold: str, answer: str) -> Future[Comparison]:
-        """The comparison of two answers, at once or later. Never waits for a worker.
+    def submit(self, gold: str, answer: str, tolerance: float = RELATIVE_TOLERANCE) -> Future[Comparison]:
+        """The comparison of two answers, at once or later. Never waits for a worker. `tolerance` is the relative one
+        between numbers.
 
         Raises `RuntimeError` where the pool is not open. The future raises it where the pool is closed first, or a
         worker cannot start. It cannot be cancelled: others may wait for the same one.
@@ -111,15 +119,15 @@ class WorkerPool:
                 raise RuntimeError(self._refusal)
             if not self._clerks:  # in a child of fork
                 self.start()
-            pair = (gold, answer)
-            if pair in self._futures:
+            question = Question(gold, answer, tolerance)
+            if question in self._futures:
                 self.cache_hits += 1
-                self._futures.move_to_end(pair)
-                return self._futures[pair]
-            job = Job(gold, answer, Future())
+                self._futures.move_to_end(question)
+                return self._futures[question]
+            job = Job(question, Future())
             job.future.set_running_or_notify_cancel()
             self._jobs.put(job)
-            self._futures[pair] = job.future
+            self._futures[question] = job.future
             if len(self._futures) > CACHE_SIZE:
                 self._futures.popitem(last=False)
             return job.future
@@ -178,7 +186,7 @@ class Clerk(Thread):
         deaths: list[bool] = []  # of every worker that died over this job, whether it had been ready
         while deaths.count(True) < 2 and deaths.count(False) < 2:
             try:
-                outcome, seconds = self.worker.ask(job.gold, job.answer)
+                outcome, seconds = self.worker.ask(*job.question)
                 return Comparison(outcome=outcome, seconds=seconds)
             except TimeoutError:
                 self.forget(job)
@@ -203,9 +211,9 @@ class Clerk(Thread):
             self.worker = Worker()
 
     def forget(self, job: Job) -> None:
-        """Has the same pair asked again when it comes again: this time it may have been the machine's fault."""
+        """Has the same question asked again when it comes again: this time it may have been the machine's fault."""
         with _lock:
-            self.pool._futures.pop((job.gold, job.answer), None)
+            self.pool._futures.pop(job.question, None)
 
 
 _pools: WeakSet[WorkerPool] = WeakSet()

@@ -1,8 +1,8 @@
 """A process that compares answers with math-verify, one JSON line in and one out, and can be killed at any moment.
 
-Protocol: the worker writes `{"ready": true}` once it can compare; for each line `{"gold": ..., "answer": ...}` on
-stdin it writes one line `{"outcome": ..., "seconds": ..., "spent": ...}`. It leaves when stdin closes, or when whoever
-started it is gone.
+Protocol: the worker writes `{"ready": true}` once it can compare; for each line `{"gold": ..., "answer": ...,
+"tolerance": ...}` on stdin it writes `{"outcome": ..., "seconds": ..., "spent": ...}`. It leaves when stdin
+closes, or when whoever started it is gone.
 """
 
 import json
@@ -25,7 +25,8 @@ CPU_SECONDS = 3.0
 KILL_SECONDS = 2
 """CPU time after that, until the kernel ends a comparison that never comes back to the interpreter."""
 RELATIVE_TOLERANCE = 1e-4
-"""Numbers further apart are different whatever math-verify says of them; the coarsest tolerance of a benchmark."""
+"""Numbers further apart are different whatever math-verify says of them, unless the request has another tolerance;
+the coarsest one of a benchmark."""
 MEMORY_BYTES = 2 * 2**30
 """Address space of the worker. The gold answers of all benchmarks, compared with each other, need 0.1 GB."""
 SPENT_BYTES = MEMORY_BYTES // 2
@@ -44,6 +45,10 @@ class Outcome(StrEnum):
     MEMORY = "memory"
     CRASH = "crash"
     """Said by the pool: no worker lived to tell."""
+
+
+Compare = Callable[[str, str, float], Outcome]
+"""Of a gold answer, another answer and the relative tolerance between numbers."""
 
 
 class CpuTimeExceeded(BaseException):
@@ -77,7 +82,7 @@ class CpuLimit:
             raise CpuTimeExceeded
 
 
-def load_comparison() -> Callable[[str, str], Outcome]:
+def load_comparison() -> Compare:
     """Imports math-verify, without gmpy2 and flint: long integer arithmetic there does not see the signals above."""
     os.environ["SYMPY_GROUND_TYPES"], os.environ["MPMATH_NOGMPY"] = "python", "1"
     for module in ("gmpy2", "flint"):
@@ -92,17 +97,18 @@ def load_comparison() -> Callable[[str, str], Outcome]:
     def read(answer: str) -> list[Any]:
         return list(parse(rf"\boxed{{{answer}}}", extraction_config=targets, parsing_timeout=None))
 
-    def compare(gold: str, answer: str) -> Outcome:
+    def compare(gold: str, answer: str, tolerance: float) -> Outcome:
         parsed_gold, parsed_answer = read(gold), read(answer)
         if not (parsed_gold and parsed_answer):
             return Outcome.UNPARSED
         equal = verify(parsed_gold, parsed_answer, strict=True, allow_set_relation_comp=True, timeout_seconds=None)
-        return Outcome.EQUAL if equal and same_magnitude(parsed_gold[0], parsed_answer[0]) else Outcome.DIFFERENT
+        equal = equal and same_magnitude(parsed_gold[0], parsed_answer[0], tolerance)
+        return Outcome.EQUAL if equal else Outcome.DIFFERENT
 
     return compare
 
 
-def same_magnitude(gold: Any, answer: Any) -> bool:
+def same_magnitude(gold: Any, answer: Any, tolerance: float) -> bool:
     """Whether two numbers agree relatively; True for anything but two real numbers.
 
     math-verify compares to some decimal places, so that 1/2004! equals 1/2006! and 2^-99 equals 2^-98.
@@ -115,15 +121,15 @@ def same_magnitude(gold: Any, answer: Any) -> bool:
         return True
     if not (one.is_Float and other.is_Float):
         return True
-    return bool(abs(one - other) <= RELATIVE_TOLERANCE * max(abs(one), abs(other)))
+    return bool(abs(one - other) <= tolerance * max(abs(one), abs(other)))
 
 
-def judge(compare: Callable[[str, str], Outcome], limit: CpuLimit, gold: str, answer: str) -> tuple[Outcome, float]:
+def judge(compare: Compare, limit: CpuLimit, gold: str, answer: str, tolerance: float) -> tuple[Outcome, float]:
     """One comparison within its limits, and the CPU seconds it took."""
     began = time.thread_time()  # `process_time` stands still between two ticks of the kernel while the timer runs
     try:
         with limit:
-            outcome = compare(gold, answer)
+            outcome = compare(gold, answer, tolerance)
     except CpuTimeExceeded:
         outcome = Outcome.TIMEOUT
     except MemoryError:
@@ -131,7 +137,7 @@ def judge(compare: Callable[[str, str], Outcome], limit: CpuLimit, gold: str, an
     return outcome, time.thread_time() - began
 
 
-def serve(requests: int, replies: int, compare: Callable[[str, str], Outcome]) -> None:
+def serve(requests: int, replies: int, compare: Compare) -> None:
     """Answers every line from the file descriptor `requests` until it closes or the parent is gone."""
     parent, limit, pending = os.getppid(), CpuLimit(), b""
     os.write(replies, b'{"ready": true}\n')
@@ -144,8 +150,7 @@ def serve(requests: int, replies: int, compare: Callable[[str, str], Outcome]) -
             return
         *lines, pending = (pending + piece).split(b"\n")
         for line in lines:
-            request = json.loads(line)
-            outcome, seconds = judge(compare, limit, request["gold"], request["answer"])
+            outcome, seconds = judge(compare, limit, **json.loads(line))
             spent = outcome in (Outcome.TIMEOUT, Outcome.MEMORY) or memory_in_use() > SPENT_BYTES
             reply = {"outcome": outcome.value, "seconds": seconds, "spent": spent}
             os.write(replies, json.dumps(reply).encode("ascii") + b"\n")
@@ -174,7 +179,7 @@ def main() -> None:
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
     compare = load_comparison()
-    if compare("x+1", "1+x") is not Outcome.EQUAL:
+    if compare("x+1", "1+x", RELATIVE_TOLERANCE) is not Outcome.EQUAL:
         sys.exit("math-verify does not find 1+x equal to x+1: is it the version that pyproject.toml asks for?")
     os.dup2(nowhere, 2)  # only now: why a worker does not start must be seen, what an answer makes sympy say must not
     serve(requests, replies, compare)
