@@ -1,14 +1,14 @@
-"""The maths grader: verdicts by hand, a worker that can be killed, and the labelled cases."""
+"""The maths grader: verdicts by hand, hostile answers, and thousands of labelled and real ones."""
 
 import doctest
 import importlib
 import json
-import os
+import pkgutil
 import re
-import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
+from multiattempt_trl import graders
 from multiattempt_trl.dialogue.episode import Question, Verdict
 from multiattempt_trl.domains.maths.data import BENCHMARKS, load_benchmark
-from multiattempt_trl.graders import client, math_verify
-from multiattempt_trl.graders.math_verify import MathVerifyGrader
-from multiattempt_trl.graders.normalisation import clean
-from multiattempt_trl.graders.worker import Outcome
+from multiattempt_trl.graders import client
+from multiattempt_trl.graders.decision import Stage
+from multiattempt_trl.graders.math_verify import Grading, MathVerifyGrader
 
 ROOT = Path(__file__).parents[1]
 CORRECT, WRONG, INVALID = Verdict.CORRECT, Verdict.WRONG, Verdict.INVALID
@@ -35,27 +35,6 @@ def grade() -> Iterator[MathVerifyGrader]:
 
 def question(gold: str, benchmark: str = "") -> Question:
     return Question(id="q", problem="?", answer=gold, benchmark=benchmark)
-
-
-def worker_pid(grader: MathVerifyGrader) -> int:
-    assert grader._worker is not None
-    return grader._worker.process.pid
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # An orphan whose new parent has not reaped it is over all the same.
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def wait_until_gone(pid: int, seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not alive(pid)
 
 
 @pytest.mark.parametrize(
@@ -142,130 +121,12 @@ def test_no_text_raises_or_is_taken_for_correct(grade: MathVerifyGrader, answer:
     assert not Path("PWNED").exists()
 
 
-def test_hostile_powers_end_by_cpu_time_and_leave_the_worker_alive() -> None:
-    with MathVerifyGrader() as grader:
-        pid = worker_pid(grader)
-        start = time.monotonic()
-        assert grader(question("5"), r"\boxed{9^{9^{9^9}}}") is WRONG
-        assert time.monotonic() - start < client.DEADLINE_SECONDS
-        assert (grader.timeouts, grader.crashes) == (1, 0)
-        assert worker_pid(grader) == pid
-        assert grader(question("x+1"), r"\boxed{1+x}") is CORRECT
-        start = time.monotonic()
-        assert grader(question("5"), r"\boxed{9^{9^{9^9}}}") is WRONG  # remembered
-        assert time.monotonic() - start < 0.5
-        assert grader.answers == 3
-
-
-def test_a_worker_that_hangs_is_killed_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    with MathVerifyGrader() as grader:
-        assert grader(question("x+1"), r"\boxed{1+x}") is CORRECT
-        pid = worker_pid(grader)
-        monkeypatch.setattr(client, "DEADLINE_SECONDS", 0.5)
-        os.kill(pid, signal.SIGSTOP)
-        assert grader(question("x+2"), r"\boxed{2+x}") is WRONG
-        monkeypatch.undo()
-        assert (grader.timeouts, grader.crashes) == (1, 0)
-        assert not alive(pid)
-        assert grader(question("x+3"), r"\boxed{3+x}") is CORRECT
-
-
-def test_a_killed_worker_is_counted_and_loses_no_verdict() -> None:
-    with MathVerifyGrader() as grader:
-        os.kill(worker_pid(grader), signal.SIGKILL)  # while it still imports
-        assert grader(question("x+1"), r"\boxed{1+x}") is CORRECT
-        os.kill(worker_pid(grader), signal.SIGKILL)
-        assert grader(question("x+2"), r"\boxed{2+x}") is CORRECT
-        assert (grader.timeouts, grader.crashes) == (0, 2)
-
-
-@pytest.mark.parametrize(("sent", "timeouts", "crashes"), [(signal.SIGSEGV, 0, 2), (signal.SIGXCPU, 1, 0)])
-def test_an_answer_that_ends_every_worker_is_wrong(
-    monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, timeouts: int, crashes: int
-) -> None:
-    read_line = client.Worker._read_line
-
-    def end_while_comparing(worker: client.Worker, seconds: float) -> object:
-        if worker.ready:
-            os.kill(worker.process.pid, signal.SIGSTOP)  # a signal sent to a stopped process comes before its answer
-            os.kill(worker.process.pid, sent)
-            os.kill(worker.process.pid, signal.SIGCONT)
-        return read_line(worker, seconds)
-
-    with MathVerifyGrader() as grader:
-        monkeypatch.setattr(client.Worker, "_read_line", end_while_comparing)
-        assert grader(question("x^2-1"), r"\boxed{\sum_{k=1}^{1000000000} \frac{1}{k^2}}") is WRONG
-        monkeypatch.undo()
-        assert (grader.timeouts, grader.crashes) == (timeouts, crashes)
-        assert grader(question("x+1"), r"\boxed{1+x}") is CORRECT
-
-
-def test_a_worker_that_cannot_start_is_our_error_not_a_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with MathVerifyGrader() as grader, pytest.raises(RuntimeError, match="does not start"):
-        grader(question("x+1"), r"\boxed{1+x}")
-
-
-def test_an_interrupted_question_does_not_answer_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(worker: client.Worker, seconds: float) -> object:
-        raise KeyboardInterrupt
-
-    with MathVerifyGrader() as grader:
-        assert grader(question("x+1"), r"\boxed{1+x}") is CORRECT
-        monkeypatch.setattr(client.Worker, "_read_line", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            grader(question("x+2"), r"\boxed{2+x}")  # its answer would be "equal"
-        monkeypatch.undo()
-        assert grader(question("x+3"), r"\boxed{4+x}") is WRONG
-
-
-def test_workers_are_recycled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(math_verify, "RECYCLE_ANSWERS", 2)
-    with MathVerifyGrader() as grader:
-        pids = []
-        for k in range(4):
-            pids.append(worker_pid(grader))
-            assert grader(question(f"x+{k}"), rf"\boxed{{{k}+x+0}}") is CORRECT
-        assert [pid == pids[0] for pid in pids] == [True, True, False, False]
-        assert not alive(pids[0])
-        assert grader.crashes == 0
-
-
 def test_threads_share_a_grader() -> None:
     with MathVerifyGrader() as grader, ThreadPoolExecutor(8) as threads:
         golds = [f"x+{k}" for k in range(100)]
         verdicts = list(threads.map(lambda k: grader(question(golds[k]), rf"\boxed{{{k - k % 2}+x}}"), range(100)))
         assert verdicts == [CORRECT, WRONG] * 50  # even k: the same sum; odd k: one less
-        assert (grader.answers, grader.crashes) == (100, 0)
-
-
-def test_nothing_is_left_behind_and_a_closed_grader_says_so() -> None:
-    with MathVerifyGrader() as grader:
-        pid = worker_pid(grader)
-    assert not alive(pid)
-    with pytest.raises(RuntimeError, match="closed"):
-        grader(question("x+1"), r"\boxed{1+x}")
-
-
-def test_no_orphan_when_the_parent_is_killed() -> None:
-    """Idle, and in the middle of a comparison that would never end."""
-    for answer in ("1+x", "9^{9^{9^9}}"):
-        code = (
-            "from multiattempt_trl.graders.client import Worker\n"
-            "worker = Worker()\n"
-            "worker.compare('x+1', '1+x')\n"
-            "print(worker.process.pid, flush=True)\n"
-            f"worker.compare('5', {answer!r})\n"
-            "import time; time.sleep(60)\n"
-        )
-        parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, text=True)
-        assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        time.sleep(0.5)
-        assert alive(pid)
-        parent.kill()
-        parent.communicate()
-        assert wait_until_gone(pid), "the worker outlived its parent"
+        assert (grader.counts.answers, grader.pool.crashes) == (100, 0)
 
 
 def test_graders_need_no_torch() -> None:
@@ -279,47 +140,130 @@ def test_graders_need_no_torch() -> None:
     assert found.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", ["normalisation", "numbers"])
-def test_examples_in_docstrings(module: str) -> None:
-    result = doctest.testmod(importlib.import_module(f"multiattempt_trl.graders.{module}"))
-    assert result.failed == 0
-    assert result.attempted >= 3
+def test_examples_in_docstrings() -> None:
+    examples = 0
+    for module in pkgutil.iter_modules(graders.__path__, "multiattempt_trl.graders."):
+        result = doctest.testmod(importlib.import_module(module.name))
+        assert result.failed == 0, module.name
+        examples += result.attempted
+    assert examples >= 60
 
 
-def labelled_cases(shared: Path, *, stress: bool) -> list[dict[str, Any]]:
-    lines = (shared / "grading_cases.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    assert len(rows) == 275
-    return [row for row in rows if row["category"].startswith("stress:") is stress]
+@pytest.mark.parametrize(
+    ("gold", "response", "stage", "reason"),
+    [
+        ("5", "five", Stage.BOX, "no box"),
+        ("5", r"\boxed{\text{ }}", Stage.BOX, "empty box"),
+        ("5", rf"\boxed{{{'5' * 1_001}}}", Stage.BOX, "too long"),
+        ("5", r"\boxed{5<|im_end|>}", Stage.BOX, "special token"),
+        ("5", r"\boxed{5}", Stage.STRING, "same text"),
+        ("5", r"\boxed{6}", Stage.NUMBER, "different number"),
+        ("0.5", r"\boxed{\frac12}", Stage.NUMBER, "same number"),
+        ("5", r"\boxed{5, 6}", Stage.RULES, "several answers"),
+        ("5", r"\boxed{answer}", Stage.RULES, "placeholder"),
+        ("5", r"\boxed{5 \text{ or not}}", Stage.RULES, "several answers"),
+        (r"3\text{ hours}", r"\boxed{3\text{ minutes}}", Stage.RULES, "different unit"),
+        (r"\text{(C)}", r"\boxed{(D)}", Stage.RULES, "different choice"),
+        ("2516_8", r"\boxed{2516_9}", Stage.RULES, "different base"),
+        ("4:20", r"\boxed{4:21}", Stage.RULES, "different time"),
+        ("3:2", r"\boxed{2:3}", Stage.RULES, "different ratio"),
+        (r"\text{east}", r"\boxed{\text{west}}", Stage.RULES, "different words"),
+        ("5", r"\boxed{9^{9^{9^9}}}", Stage.RULES, "too expensive"),
+        ("x+1", r"\boxed{1+x}", Stage.MATH_VERIFY, "equal"),
+        ("x+1", r"\boxed{2+x}", Stage.MATH_VERIFY, "different"),
+        ("x+1", r"\boxed{\frac{x}{}", Stage.BOX, "no box"),
+        ("x+1", r"\boxed{\foo\bar\}}", Stage.MATH_VERIFY, "unparsed"),
+    ],
+)
+def test_the_deciding_stage_and_the_reason_are_told(
+    grade: MathVerifyGrader, gold: str, response: str, stage: Stage, reason: str
+) -> None:
+    found = grade.grade(gold, response)
+    assert (found.stage, found.reason) == (stage, reason)
+    assert 0 <= found.seconds < 3
+
+
+def test_an_empty_gold_answer_is_refused(grade: MathVerifyGrader) -> None:
+    with pytest.raises(ValueError, match="gold answer '\\$\\$' is empty"):
+        grade.grade("$$", r"\boxed{5}")
+
+
+def test_many_are_graded_in_order(grade: MathVerifyGrader) -> None:
+    pairs = [(f"y+{k}", rf"\boxed{{{k + k % 2}+y}}") for k in range(20)] * 2
+    before = grade.pool.comparisons
+    assert [found.verdict for found in grade.grade_all(pairs)] == [CORRECT, WRONG] * 20
+    assert grade.pool.comparisons - before == 20  # the second time round nothing is asked
+
+
+def read_cases(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def grade_case(grader: MathVerifyGrader, row: dict[str, Any]) -> Grading:
+    # `gen` is an expression of the file's own author that builds a long text; no model writes it.
+    text = row["pred"] if row.get("pred") is not None else eval(row["gen"])
+    return grader.grade(row["gold"], text) if row["kind"] == "response" else grader.grade_answer(row["gold"], text)
+
+
+def disagreements(grader: MathVerifyGrader, rows: list[dict[str, Any]]) -> list[str]:
+    """Unambiguous cases that are not graded as labelled, and every answer that is wrongly accepted."""
+    found = []
+    for row in rows:
+        grading = grade_case(grader, row)
+        status = row.get("status", "correct" if row["equal"] else "not correct")
+        agrees = grading.verdict == status or (status == "not correct" and grading.verdict is not CORRECT)
+        accepted = grading.verdict is CORRECT and not row["equal"]
+        if accepted or not (agrees or row.get("policy")):
+            found.append(f"{row['category']}: {row['gold']} | {str(row['pred'])[:80]} | {grading.reason}")
+    return found
 
 
 def test_labelled_cases(shared: Path, grade: MathVerifyGrader) -> None:
-    """When written: 146 of 156 equal pairs, 88 of 90 different ones. Raise the floor with the grader."""
-    rows = labelled_cases(shared, stress=False)
-    wrong: dict[bool, list[str]] = {True: [], False: []}
-    for row in rows:
-        response = row["pred"] if row["kind"] == "response" else rf"\boxed{{{row['pred']}}}"
-        if (grade(question(row["gold"]), response) is CORRECT) != row["equal"]:
-            wrong[row["equal"]].append(f"{row['gold']} | {row['pred']}")
-    assert sum(row["equal"] for row in rows) == 156
+    rows = [row for row in read_cases(shared / "grading_cases.jsonl") if not row["category"].startswith("stress:")]
     assert len(rows) == 246
-    assert len(wrong[True]) <= 12, wrong[True]
-    assert len(wrong[False]) <= 2, wrong[False]
+    assert not disagreements(grade, rows)
 
 
-@pytest.mark.slow
-def test_stress_cases(shared: Path) -> None:
-    rows = labelled_cases(shared, stress=True)
-    assert len(rows) == 29
+def test_our_own_labelled_cases(grade: MathVerifyGrader) -> None:
+    rows = read_cases(ROOT / "tests" / "grading" / "pairs.jsonl")
+    assert len(rows) == 1_143
+    assert len({row["category"] for row in rows}) == 51
+    assert not disagreements(grade, rows)
+
+
+def test_hostile_answers_are_wrong_within_the_deadline(shared: Path) -> None:
+    rows = read_cases(shared / "grading_cases.jsonl") + read_cases(ROOT / "tests" / "grading" / "stress.jsonl")
+    rows = [row for row in rows if row["category"].startswith("stress:")]
+    assert len(rows) == 29 + 96
     with MathVerifyGrader() as grader:
         for row in rows:
-            # `gen` is an expression of the file's own author that builds a long text; no model writes it.
-            response = row["pred"] if row.get("pred") is not None else eval(row["gen"])
-            start = time.monotonic()
-            assert grader(question(row["gold"]), response) is not CORRECT, row["category"]
-            assert time.monotonic() - start < client.DEADLINE_SECONDS, row["category"]
-        assert grader.crashes == 0
+            began = time.monotonic()
+            found = grade_case(grader, row)
+            assert (found.verdict is CORRECT) == row["equal"], (row["category"], found.reason)
+            assert time.monotonic() - began < client.DEADLINE_SECONDS, row["category"]
+        assert grader.pool.crashes == 0
+        assert grader.counts.timeouts <= 0.2 * len(rows)  # most are seen to be too expensive before
         assert grader(question("x+1"), r"\boxed{1+x}") is CORRECT
+
+
+def test_answers_that_are_code_are_not_run(grade: MathVerifyGrader, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    payloads = [
+        f"__import__('os').system('touch {canary}')",
+        f"open('{canary}','w')",
+        f"exec(\"open('{canary}','w')\")",
+        f"().__class__.__base__.__subclasses__() or open('{canary}','w')",
+        f"\\input{{|touch {canary}}}",
+        f"\\write18{{touch {canary}}}",
+        f"5; import os; os.system('touch {canary}')",
+        f"$(touch {canary})",
+        f"`touch {canary}`",
+        f"sympify(\"open('{canary}','w')\")",
+        f"x.subs(x, open('{canary}','w'))",
+    ]
+    for payload in payloads:
+        assert grade.grade_answer("5", payload).verdict is WRONG, payload
+    assert not canary.exists()
 
 
 @pytest.mark.parametrize("name", list(BENCHMARKS))
@@ -329,20 +273,19 @@ def test_every_gold_is_accepted_against_itself(shared: Path, grade: MathVerifyGr
     assert not refused, f"{len(questions) - len(refused)} of {len(questions)} accepted"
 
 
-def test_gold_answers_are_told_apart(shared: Path, grade: MathVerifyGrader) -> None:
-    """Each against the one seven rows further on: correct only where the two are the same text."""
-    for name in ("aime24", "amc23", "math500"):
-        golds = [row.answer for row in load_benchmark(str(shared / "data" / f"{name}.jsonl"))]
-        pairs = zip(golds, golds[7:] + golds[:7], strict=True)
-        accepted = [pair for pair in pairs if grade(question(pair[0]), rf"\boxed{{{pair[1]}}}") is CORRECT]
-        assert all(gold == answer for gold, answer in accepted), accepted
+EQUAL_GOLDS = {("5", "5\\text{ digits}"), ("0.5", "\\frac{1}{2}"), ("12_5", "12")}
+"""Gold answers of the training set that stand seven rows apart and are equal, or would be for the same question."""
 
 
-def test_the_worker_alone_reads_the_golds(shared: Path, grade: MathVerifyGrader) -> None:
-    """What equal strings hide: a gold that math-verify cannot read could never be answered in another form."""
-    golds = [row.answer for row in load_benchmark(str(shared / "data" / "math500.jsonl"))]
-    read = sum(grade._compare(clean(gold), clean(gold)) is Outcome.EQUAL for gold in golds)
-    assert read >= 0.99 * len(golds)
+@pytest.mark.parametrize("name", ["aime24", "amc23", "math500", "minerva", "olympiadbench", "math_l3to5_train"])
+def test_gold_answers_are_told_apart(shared: Path, grade: MathVerifyGrader, name: str) -> None:
+    """Each against the one seven rows further on."""
+    golds = [row["answer"] for row in read_cases(shared / "data" / f"{name}.jsonl")]
+    pairs = list(zip(golds, golds[7:] + golds[:7], strict=True))
+    found = grade.grade_all([(gold, rf"\boxed{{{answer}}}") for gold, answer in pairs])
+    accepted = {pair for pair, grading in zip(pairs, found, strict=True) if grading.verdict is CORRECT}
+    assert {pair for pair in accepted if pair[0] != pair[1]} <= EQUAL_GOLDS
+    assert Counter(grading.stage for grading in found)[Stage.MATH_VERIFY] <= 0.4 * len(found)
 
 
 def test_powers_of_ten_in_minerva(shared: Path, grade: MathVerifyGrader) -> None:
@@ -353,3 +296,4 @@ def test_powers_of_ten_in_minerva(shared: Path, grade: MathVerifyGrader) -> None
     for row, mantissa, power in found:
         assert grade(row, rf"\boxed{{{mantissa} \times 10^{{{power}}}}}") is CORRECT
         assert grade(row, rf"\boxed{{{mantissa} \times 10^{{{power + 1}}}}}") is WRONG
+        assert grade(row, rf"\boxed{{{mantissa} \times 10^{{{power - 1}}}}}") is WRONG

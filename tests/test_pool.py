@@ -19,7 +19,7 @@ import pytest
 
 from multiattempt_trl.graders import client, pool, worker
 from multiattempt_trl.graders.pool import Comparison, WorkerPool, default_workers
-from multiattempt_trl.graders.worker import Outcome
+from multiattempt_trl.graders.symbolic import Outcome
 
 ROOT = Path(__file__).parents[1]
 EQUAL, DIFFERENT, TIMEOUT, CRASH = Outcome.EQUAL, Outcome.DIFFERENT, Outcome.TIMEOUT, Outcome.CRASH
@@ -28,12 +28,15 @@ SOON = 60.0
 
 OBEDIENT = r'''
 import os, signal, sys, time
+from dataclasses import dataclass
+
+@dataclass
+class Normalization:
+    units: bool = True
 
 class LatexExtractionConfig:
+    normalization_config = Normalization()
     def __init__(self, **settings): pass
-
-class ExprExtractionConfig:
-    pass
 
 kept = []
 

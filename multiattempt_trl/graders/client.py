@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from multiattempt_trl.graders.worker import CPU_SECONDS, RELATIVE_TOLERANCE, Outcome
+from multiattempt_trl.graders.numbers import TOLERANCE
+from multiattempt_trl.graders.symbolic import Outcome
+from multiattempt_trl.graders.worker import CPU_SECONDS
 
 START_SECONDS = 120.0
 """Until a worker must have imported math-verify (0.6 s on an idle machine)."""
@@ -51,7 +53,7 @@ class Worker:
         self.spent = False
         """Whether it is over, or says that it is better replaced."""
 
-    def ask(self, gold: str, answer: str, tolerance: float = RELATIVE_TOLERANCE) -> tuple[Outcome, float]:
+    def ask(self, gold: str, answer: str, tolerance: float = float(TOLERANCE)) -> tuple[Outcome, float]:
         """One comparison and the CPU seconds it took. The first one waits until the worker is ready.
 
         Raises `TimeoutError` after `DEADLINE_SECONDS` on the clock, and `WorkerDiedError` where the worker ended

@@ -1,124 +1,185 @@
 r"""The grader for mathematics: the last box against the gold answer, cheap exact stages first, math-verify last."""
 
-from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
 from fractions import Fraction
-from threading import Lock
+from functools import lru_cache
+from time import thread_time
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from multiattempt_trl.dialogue.boxes import last_boxed
 from multiattempt_trl.dialogue.episode import Question, Verdict
-from multiattempt_trl.graders.client import Worker, WorkerDiedError
+from multiattempt_trl.graders.cost import too_expensive
+from multiattempt_trl.graders.counts import GradingCounts
+from multiattempt_trl.graders.decision import Decision, Stage, Undecided
+from multiattempt_trl.graders.exploits import SPECIAL_TOKEN, Exploit, exploits_in
 from multiattempt_trl.graders.normalisation import MAX_ANSWER, clean, key
-from multiattempt_trl.graders.numbers import numbers_equal, parse_number
-from multiattempt_trl.graders.worker import Outcome
+from multiattempt_trl.graders.numbers import BENCHMARK_TOLERANCE, TOLERANCE
+from multiattempt_trl.graders.pool import Comparison, WorkerPool
+from multiattempt_trl.graders.rules import decide
+from multiattempt_trl.graders.symbolic import Outcome
 
-RECYCLE_ANSWERS = 5_000
-"""Comparisons of one worker process, so that what sympy caches and leaks does not grow for a whole training run."""
-CACHE_SIZE = 50_000
-"""Remembered comparisons; at worst (2 x 1,000 characters each) 100 MB, in practice a few."""
-TOLERANCE = Fraction(1, 10**6)
-"""Relative tolerance between numbers of which one was written as a decimal."""
-BENCHMARK_TOLERANCE = {"minerva": Fraction(1, 10**4)}
-"""Benchmarks whose gold answers are themselves rounded."""
+Judgement = tuple[Verdict, Stage, str]
+Result = TypeVar("Result")
+Other = TypeVar("Other")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grading:
+    """A verdict with all that is known of it; training sees the verdict alone."""
+
+    verdict: Verdict
+    stage: Stage
+    reason: str
+    """A few words, such as `same number`, `different unit`, `several answers`, `timeout`; never the model's own."""
+    seconds: float
+    """CPU time, the worker's included; 0 for a comparison that was remembered."""
+    exploits: tuple[Exploit, ...] = ()
 
 
 class MathVerifyGrader:
-    r"""Judges an attempt's last `\boxed{...}`; use it as a context manager, from any number of threads.
+    r"""Judges the content of a last `\boxed{...}`; use it as a context manager, from any number of threads.
 
     `INVALID`: no closed, non-empty box at the end. `CORRECT`: the same string after normalisation, the same number,
-    or equal by math-verify, which runs in a worker process under limits of CPU time and memory. `WRONG`: all else,
-    also what cannot be parsed, is longer than `MAX_ANSWER` characters, runs into the limits or crashes the worker.
-    Never raises on what a model wrote; raises `RuntimeError` where the worker cannot start.
+    equal by a rule, or equal by math-verify in a worker process under limits of CPU time and memory. `WRONG`: all
+    else, also what cannot be parsed, is longer than `MAX_ANSWER` characters, runs into the limits or crashes two
+    workers. Never raises on what a model wrote; raises `RuntimeError` where it is not open or a worker cannot start.
+
+    Args:
+        workers: worker processes; by default `pool.default_workers`.
+
+    >>> with MathVerifyGrader() as grader:
+    ...     grader.grade(r"\frac{\sqrt{2}}{2}", r"So it is \boxed{1/\sqrt{2}}.").verdict
+    <Verdict.CORRECT: 'correct'>
     """
 
-    def __init__(self) -> None:
-        self.answers = 0
-        """Attempts judged."""
-        self.timeouts = 0
-        """Comparisons that ran out of time; graded WRONG."""
-        self.crashes = 0
-        """Worker processes that ended by themselves. Their comparison is tried once more, then graded WRONG."""
-        self._lock = Lock()
-        self._worker: Worker | None = None
-        self._cache: OrderedDict[tuple[str, str], Outcome] = OrderedDict()
+    def __init__(self, workers: int | None = None) -> None:
+        self.pool = WorkerPool(workers)
+        self.counts = GradingCounts()
 
     def __enter__(self) -> Self:
-        self._worker = Worker()
+        self.pool.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._lock:
-            if self._worker is not None:
-                self._worker.kill()
-            self._worker = None
+        self.pool.close()
 
     def __call__(self, question: Question, response: str) -> Verdict:
-        with self._lock:
-            self.answers += 1
-        answer = last_boxed(response)
-        if answer is None:
-            return Verdict.INVALID
-        if len(answer) > MAX_ANSWER:
-            return Verdict.WRONG
-        gold, answer = clean(question.answer), clean(answer)
-        gold_key, answer_key = key(gold), key(answer)
-        if not answer_key:
-            return Verdict.INVALID
-        if gold_key == answer_key:
-            return Verdict.CORRECT
-        gold_number, answer_number = parse_number(gold_key), parse_number(answer_key)
-        if gold_number and answer_number:
-            tolerance = BENCHMARK_TOLERANCE.get(question.benchmark, TOLERANCE)
-            equal = numbers_equal(gold_number, answer_number, tolerance)
-        else:
-            equal = self._compare(gold, answer) is Outcome.EQUAL
-        return Verdict.CORRECT if equal else Verdict.WRONG
+        """The scheduler's protocol `rollout.play.Grade`."""
+        return self.submit(question, response).result()
 
-    def _compare(self, gold: str, answer: str) -> Outcome:
-        with self._lock:
-            if (gold, answer) in self._cache:
-                self._cache.move_to_end((gold, answer))
-                return self._cache[gold, answer]
-            outcome = self._ask(gold, answer)
-            self._cache[gold, answer] = outcome
-            if len(self._cache) > CACHE_SIZE:
-                self._cache.popitem(last=False)
-            return outcome
+    def submit(self, question: Question, response: str) -> Future[Verdict]:
+        """The same without waiting: most verdicts are there at once, the others come from the workers."""
+        grading = self.start(question.answer, last_boxed(response), response, benchmark=question.benchmark)
+        return _then(grading, lambda done: done.verdict)
 
-    def _ask(self, gold: str, answer: str) -> Outcome:
-        """One comparison. A worker that dies is replaced, and the next one asked, in case something else killed it."""
-        for _ in range(2):
-            worker = self._worker
-            if worker is None:
-                raise RuntimeError("the grader is closed: use it inside `with MathVerifyGrader() as grade:`")
-            try:
-                outcome = worker.compare(gold, answer)
-            except TimeoutError:
-                outcome = Outcome.TIMEOUT
-                self._replace(worker)
-            except WorkerDiedError:
-                self.crashes += 1
-                started = worker.ready
-                self._replace(worker)
-                continue
-            except BaseException:  # Ctrl-C: its answer would be taken for that of the next question
-                self._replace(worker)
-                raise
-            if worker.answers >= RECYCLE_ANSWERS:
-                self._replace(worker)
-            self.timeouts += outcome is Outcome.TIMEOUT
-            return outcome
-        if not started:
-            raise RuntimeError(
-                "the grading worker does not start; its own message stands above. Check that math-verify is there: "
-                "`python -m multiattempt_trl.graders.worker` should wait for input"
-            )
-        return Outcome.CRASH
+    def grade(self, gold: str, response: str, *, benchmark: str = "") -> Grading:
+        """Judges a whole response. `benchmark` chooses the tolerance between decimals (`BENCHMARK_TOLERANCE`).
 
-    def _replace(self, worker: Worker) -> None:
-        """Ends the worker and starts the next at once, so that its import overlaps with what the parent does next."""
-        worker.kill()
-        self._worker = Worker()
+        Raises `ValueError` where the gold answer is empty.
+        """
+        return self.start(gold, last_boxed(response), response, benchmark=benchmark).result()
+
+    def grade_answer(self, gold: str, answer: str, *, benchmark: str = "") -> Grading:
+        """Judges what stands in a box; otherwise like `grade`."""
+        return self.start(gold, answer, answer, benchmark=benchmark).result()
+
+    def grade_all(self, pairs: Iterable[tuple[str, str]], *, benchmark: str = "") -> list[Grading]:
+        """Judges many (gold, response) pairs at a time, in order, by all workers; equal ones once."""
+        started = [self.start(gold, last_boxed(text), text, benchmark=benchmark) for gold, text in pairs]
+        return [grading.result() for grading in started]
+
+    def start(self, gold: str, answer: str | None, response: str, *, benchmark: str = "") -> Future[Grading]:
+        """Judges `answer`, the content of the box that decides (None: there is none), out of `response`.
+
+        Raises `ValueError` where the gold answer is empty, `RuntimeError` where the grader is not open.
+        """
+        began = thread_time()
+        tolerance = BENCHMARK_TOLERANCE.get(benchmark, TOLERANCE)
+        found = judge(_clean_gold(gold), answer, tolerance)
+        own_seconds = thread_time() - began
+
+        def record(judgement: Judgement, seconds: float) -> Grading:
+            verdict, stage, reason = judgement
+            exploits = exploits_in(response, reason)
+            self.counts.add(stage, reason, exploits, seconds)
+            return Grading(verdict=verdict, stage=stage, reason=reason, seconds=seconds, exploits=exploits)
+
+        if not isinstance(found, Undecided):
+            decided: Future[Grading] = Future()
+            decided.set_result(record(found, own_seconds))
+            return decided
+        comparison = self.pool.submit(found.gold, found.answer, float(tolerance))
+        remembered = comparison.done()
+
+        def word(said: Comparison) -> Grading:
+            verdict = Verdict.CORRECT if said.outcome is Outcome.EQUAL else Verdict.WRONG
+            judgement = (verdict, Stage.MATH_VERIFY, said.outcome.value)
+            return record(judgement, own_seconds + (0.0 if remembered else said.seconds))
+
+        return _then(comparison, word)
+
+    def metrics(self) -> dict[str, float]:
+        """What is worth a line in the log, since the last call (`docs/metrics.md`); empty where nothing was judged."""
+        shares = self.counts.collect()
+        if not shares:
+            return {}
+        pool = self.pool
+        return {
+            **shares,
+            "grading/crashes": pool.crashes,
+            "grading/respawns": pool.respawns,
+            "grading/cache_hits": pool.cache_hits / max(pool.cache_hits + pool.comparisons, 1),
+        }
+
+
+def judge(gold: str, answer: str | None, tolerance: Fraction) -> Judgement | Undecided:
+    r"""All stages but the last: what the content of the last box, None for no box, is against a cleaned gold answer.
+
+    >>> judge("5", None, TOLERANCE)[2], judge("5", r"\text{ }", TOLERANCE)[2], judge("5", "5<|im_end|>", TOLERANCE)[2]
+    ('no box', 'empty box', 'special token')
+    """
+    if answer is None:
+        return Verdict.INVALID, Stage.BOX, "no box"
+    if len(answer) > MAX_ANSWER:
+        return Verdict.WRONG, Stage.BOX, "too long"
+    if SPECIAL_TOKEN.search(answer):
+        return Verdict.WRONG, Stage.BOX, "special token"
+    answer = clean(answer)
+    if not key(answer):
+        return Verdict.INVALID, Stage.BOX, "empty box"
+    outcome = _decide(gold, answer, tolerance)
+    if isinstance(outcome, Decision):
+        return Verdict.CORRECT if outcome.equal else Verdict.WRONG, outcome.stage, outcome.reason
+    if too_expensive(outcome.answer):
+        return Verdict.WRONG, Stage.RULES, "too expensive"
+    return outcome
+
+
+_decide = lru_cache(maxsize=65_536)(decide)  # siblings of a group give the same answers
+
+
+@lru_cache(maxsize=65_536)
+def _clean_gold(gold: str) -> str:
+    cleaned = clean(gold)
+    if not key(cleaned):
+        raise ValueError(f"the gold answer {gold!r} is empty; nothing can be graded against it")
+    return cleaned
+
+
+def _then(future: Future[Result], function: Callable[[Result], Other]) -> Future[Other]:
+    """A future of what a function makes of another one's result."""
+    after: Future[Other] = Future()
+
+    def finish(done: Future[Result]) -> None:
+        try:
+            after.set_result(function(done.result()))
+        except Exception as error:  # of the pool; whoever waits for the verdict must hear of it
+            after.set_exception(error)
+
+    future.add_done_callback(finish)
+    return after

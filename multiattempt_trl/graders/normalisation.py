@@ -4,34 +4,118 @@ Everything here is linear in the length of its input and knows no mathematics.
 """
 
 import re
+import unicodedata
 
 MAX_ANSWER = 1_000
 """Characters of an answer that is still read; the longest gold answer of the benchmarks has 210."""
 
 _CHARACTERS = str.maketrans(
-    {"−": "-", "–": "-", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "∞": r"\infty ", "π": r"\pi ", "×": r"\times "}
-    | {"·": r"\cdot ", "°": r"^\circ ", "∪": r"\cup ", "∈": r"\in ", "\u00a0": " ", "\u200b": "", "\ufeff": ""}
+    {"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "⁄": "/", "÷": "/", "∕": "/", "∶": ":", "′": "'", "’": "'"}
+    | {"≤": r"\leq ", "≥": r"\geq ", "⩽": r"\leq ", "⩾": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "±": r"\pm "}
+    | {"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*", "∓": r"\mp ", "≅": r"\approx "}
+    | {"∞": r"\infty ", "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ", "𝜋": r"\pi "}
+    | {"γ": r"\gamma ", "δ": r"\delta ", "φ": r"\phi ", "ω": r"\omega ", "σ": r"\sigma ", "τ": r"\tau ", "ρ": r"\rho "}
+    | {"∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}"}
+    | {"°": r"^\circ ", "º": r"^\circ ", "⟨": "(", "⟩": ")", "〈": "(", "〉": ")", "∠": r"\angle ", "“": '"', "”": '"'}
 )
-_TERMINAL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # colours, and control characters
-_SPACING = re.compile(r"(?<!\\)\\[,;:!> ]|\\(?:quad|qquad|displaystyle|left|right)(?![A-Za-z])|~")
-_FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
-_STYLES = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|boldsymbol|operatorname)\s*\{([^{}]*)\}")
+_ZERO_WIDTH = r"\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad"
+_INVISIBLE = re.compile(rf"\x1b\[[0-9;]*[A-Za-z]|[{_ZERO_WIDTH}]")  # colours of a terminal, and what has no width
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_ROOT = re.compile(r"√\s*(\d+(?:\.\d+)?|[A-Za-z]|\([^()]*\)|\{)")
+
+_SPACING = re.compile(r"(?<!\\)\\[,;:!> \n]|\\(?:quad|qquad|thinspace|enspace|space)(?![A-Za-z])|~")
+_LAYOUT = re.compile(
+    r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|strut)(?![A-Za-z])"
+    r"|\\(?:[hv]space|[hv]?phantom|label|tag|color|textcolor|class)\*?\{[^{}]*\}"
+)
+_SYNONYMS = {
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), "frac"),
+    **dict.fromkeys(("le", "leqslant", "leqq"), "leq"),
+    **dict.fromkeys(("ge", "geqslant", "geqq"), "geq"),
+    **dict.fromkeys(("lvert", "rvert", "vert", "mid"), "|"),
+    **dict.fromkeys(("lbrace",), r"\{"),
+    **dict.fromkeys(("rbrace",), r"\}"),
+    **{"lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")", "langle": "(", "rangle": ")"},
+    **{"lt": "<", "gt": ">", "ne": "neq", "varnothing": "emptyset", "infin": "infty", "ast": "*", "colon": ":"},
+    **{"dotsc": "ldots", "dots": "ldots", "cdots": "ldots", "R": r"\mathbb{R}", "imath": "i", "percent": r"\%"},
+    **{"approxeq": "approx", "thickapprox": "approx", "vee": "lor", "wedge": "land", "degree": r"^\circ"},
+}
+_COMMAND = re.compile(rf"(?<!\\)\\({'|'.join(sorted(_SYNONYMS, key=len, reverse=True))})(?![A-Za-z])")
+_BLACKBOARD = re.compile(r"\\(?:mathbb|Bbb|mathbf)\s*(?:\{\s*([RZQNC])\s*\}|([RZQNC]))")
+_DEGREE = re.compile(r"(?:\{\})?\^\s*(?:\\circ(?![A-Za-z])|\{\s*(?:\\circ|\\text\{o\}|\\mathrm\{o\})\s*\})\s*")
+_FONT_SWITCH = re.compile(r"\{\s*\\(?:bf|it|rm|em|tt|sf|cal)(?![A-Za-z])\s*([^{}]*)\}")
+_ONE_CHARACTER = re.compile(r"([_^])\s*\{\s*([A-Za-z0-9])\s*\}(?![0-9A-Za-z])")
 _MATHS = re.compile(r"(?<!\\)(?:\$|\\[()\[\]])")  # where mathematics begins and ends; `\\[2pt]` is a matrix row
+_STYLE = r"\\(?:text(?:bf|it|rm|sf|tt|up|normal)?|math(?:rm|bf|it|sf|tt|cal|normal)|[mhf]box|boldsymbol|bm|emph"
+_STYLES = re.compile(_STYLE + r"|underline|operatorname\*?|pmb|bold)\s*\{([^{}]*)\}")
 _CHOICE = re.compile(r"\(([A-Z])\)")
 
 
 def clean(answer: str) -> str:
     r"""The answer without what only a typesetter or a terminal sees; still the LaTeX that a parser expects.
 
+    Cleaning twice changes nothing more.
+
     >>> clean("$\\left(1,\\;\\dfrac{1}{2}\\right)$")
     '(1, \\frac{1}{2})'
-    >>> clean("$\u22125$.")
-    '-5'
+    >>> clean("$\u22125$."), clean("**7**"), clean("x\u00b2 \u2264 \u221a5"), clean("3\u00bd")
+    ('-5', '7', 'x^2 \\leq \\sqrt{5}', '3\\frac{1}{2}')
     """
-    text = _MATHS.sub("", _TERMINAL.sub("", answer).translate(_CHARACTERS))
+    text = _ascii(_CONTROL.sub(" ", _INVISIBLE.sub("", answer)))
+    text = _LAYOUT.sub("", _MATHS.sub("", text))
     # `\!` closes a gap, every other spacing command opens one. Not after a backslash: `\\\\ ` is a new matrix row.
-    text = _SPACING.sub(lambda found: "" if found[0] in (r"\!", r"\left", r"\right") else " ", text)
-    return _FRACTION.sub(r"\\frac", text).strip().removesuffix(".").strip()
+    text = _SPACING.sub(lambda found: "" if found[0] == r"\!" else " ", text)
+    text = _COMMAND.sub(_synonym, _FONT_SWITCH.sub(r"\\mathrm{\1}", text))
+    text = _DEGREE.sub(r"^\\circ ", text)
+    text = _ONE_CHARACTER.sub(r"\1\2", text)
+    text = _BLACKBOARD.sub(lambda found: rf"\mathbb{{{found[1] or found[2]}}}", text)
+    return _unwrap(re.sub(r"\s+", " ", text))
+
+
+def _ascii(text: str) -> str:
+    text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda found: f"^{{{found[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = re.sub(r"[₀-₉]+", lambda found: f"_{{{found[0].translate(_SUBSCRIPTS)}}}", text)
+    text = _ROOT.sub(lambda found: r"\sqrt{" if found[1] == "{" else rf"\sqrt{{{found[1]}}}", text)
+    text = re.sub(r"[¼-¾⅐-⅞]", _vulgar_fraction, text)
+    # Full-width digits and the like; after the above, which it would flatten.
+    return unicodedata.normalize("NFKC", text.translate(_CHARACTERS)).translate(_CHARACTERS)
+
+
+def _vulgar_fraction(found: re.Match[str]) -> str:
+    top, _, bottom = unicodedata.normalize("NFKC", found[0]).partition("⁄")
+    return rf"\frac{{{top}}}{{{bottom}}}"
+
+
+def _synonym(found: re.Match[str]) -> str:
+    name = _SYNONYMS[found[1]]
+    return rf"\{name}" if name.isalpha() and len(name) > 1 else f"{name} "
+
+
+def _unwrap(text: str) -> str:
+    """Without the markdown and the punctuation around it."""
+    before = None
+    while before != text:
+        before = text
+        text = text.strip().removesuffix(r"\\").rstrip(" ,;")
+        text = text.removesuffix(".") if not text.endswith("...") else text
+        text = text.removeprefix("=").lstrip()
+        for mark in ("**", "__", "`", "*"):
+            if text.startswith(mark) and text.endswith(mark) and len(text) > 2 * len(mark):
+                text = text[len(mark) : -len(mark)]
+    return text
+
+
+def plain(cleaned: str) -> str:
+    r"""Without the commands that only say how a word looks.
+
+    >>> plain(r"\text{ odd } + \mathbf{x}"), plain(r"\textbf{\text{(C)}}")
+    (' odd  + x', '(C)')
+    """
+    for _ in range(3):  # nested styles, as deep as anybody writes them
+        cleaned = _STYLES.sub(r"\1", cleaned)
+    return cleaned
 
 
 def key(cleaned: str) -> str:
@@ -42,7 +126,7 @@ def key(cleaned: str) -> str:
     >>> key(r"x = \text{ odd }"), key(r"\text{(C)}"), key(r"\text{}"), key("{{5}}"), key(r"\$5")
     ('x=odd', 'C', '', '5', '5')
     """
-    text = _STYLES.sub(r"\1", cleaned).replace(r"\$", "")
+    text = plain(cleaned).replace(r"\$", "")
     text = re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text)
     while text.startswith("{") and text.endswith("}") and "{" not in text[1:-1].strip("{}"):
         text = text[1:-1]

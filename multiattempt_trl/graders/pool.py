@@ -13,7 +13,8 @@ from typing import NamedTuple, Self
 from weakref import WeakSet
 
 from multiattempt_trl.graders.client import DEADLINE_SECONDS, Worker, WorkerDiedError
-from multiattempt_trl.graders.worker import RELATIVE_TOLERANCE, Outcome
+from multiattempt_trl.graders.numbers import TOLERANCE
+from multiattempt_trl.graders.symbolic import Outcome
 
 RECYCLE_ANSWERS = 5_000
 """Comparisons of one worker process, so that what sympy caches and leaks does not grow for a whole training run."""
@@ -107,7 +108,7 @@ class WorkerPool:
                 clerk.start()
             self._refusal = ""
 
-    def submit(self, gold: str, answer: str, tolerance: float = RELATIVE_TOLERANCE) -> Future[Comparison]:
+    def submit(self, gold: str, answer: str, tolerance: float = float(TOLERANCE)) -> Future[Comparison]:
         """The comparison of two answers, at once or later. Never waits for a worker. `tolerance` is the relative one
         between numbers.
 

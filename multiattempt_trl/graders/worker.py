@@ -14,41 +14,21 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Any
+
+from multiattempt_trl.graders.symbolic import Compare, Outcome, comparison
 
 CPU_SECONDS = 3.0
 """CPU time of one comparison. Not wall-clock time: a verdict must not depend on what else the machine does."""
 KILL_SECONDS = 2
 """CPU time after that, until the kernel ends a comparison that never comes back to the interpreter."""
-RELATIVE_TOLERANCE = 1e-4
-"""Numbers further apart are different whatever math-verify says of them, unless the request has another tolerance;
-the coarsest one of a benchmark."""
 MEMORY_BYTES = 2 * 2**30
 """Address space of the worker. The gold answers of all benchmarks, compared with each other, need 0.1 GB."""
 SPENT_BYTES = MEMORY_BYTES // 2
 """Memory in use after a comparison from which on the worker asks to be replaced."""
 IDLE_SECONDS = 5.0
 """How often an idle worker looks whether its parent still lives."""
-
-
-class Outcome(StrEnum):
-    """What a comparison came to. Nothing else leaves the worker: a sympy object is never printed or pickled."""
-
-    EQUAL = "equal"
-    DIFFERENT = "different"
-    UNPARSED = "unparsed"
-    TIMEOUT = "timeout"
-    MEMORY = "memory"
-    CRASH = "crash"
-    """Said by the pool: no worker lived to tell."""
-
-
-Compare = Callable[[str, str, float], Outcome]
-"""Of a gold answer, another answer and the relative tolerance between numbers."""
 
 
 class CpuTimeExceeded(BaseException):
@@ -87,41 +67,9 @@ def load_comparison() -> Compare:
     os.environ["SYMPY_GROUND_TYPES"], os.environ["MPMATH_NOGMPY"] = "python", "1"
     for module in ("gmpy2", "flint"):
         sys.modules[module] = None  # type: ignore[assignment]  # documented: makes its import fail
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-
-    logging.disable()  # it warns of timeouts that are off (ours are on), and logs what it could not parse
+    logging.disable()  # math-verify warns of timeouts that are off (ours are on), and logs what it could not parse
     warnings.simplefilter("ignore")
-    # The box first: else a text inside the box such as "final answer is" would be read before the box itself.
-    targets = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-
-    def read(answer: str) -> list[Any]:
-        return list(parse(rf"\boxed{{{answer}}}", extraction_config=targets, parsing_timeout=None))
-
-    def compare(gold: str, answer: str, tolerance: float) -> Outcome:
-        parsed_gold, parsed_answer = read(gold), read(answer)
-        if not (parsed_gold and parsed_answer):
-            return Outcome.UNPARSED
-        equal = verify(parsed_gold, parsed_answer, strict=True, allow_set_relation_comp=True, timeout_seconds=None)
-        equal = equal and same_magnitude(parsed_gold[0], parsed_answer[0], tolerance)
-        return Outcome.EQUAL if equal else Outcome.DIFFERENT
-
-    return compare
-
-
-def same_magnitude(gold: Any, answer: Any, tolerance: float) -> bool:
-    """Whether two numbers agree relatively; True for anything but two real numbers.
-
-    math-verify compares to some decimal places, so that 1/2004! equals 1/2006! and 2^-99 equals 2^-98.
-    """
-    if not (getattr(gold, "is_number", False) and getattr(answer, "is_number", False)):
-        return True
-    try:
-        one, other = gold.doit().evalf(15), answer.doit().evalf(15)
-    except Exception:  # sympy raises anything on what a model may write; then math-verify's word stands
-        return True
-    if not (one.is_Float and other.is_Float):
-        return True
-    return bool(abs(one - other) <= tolerance * max(abs(one), abs(other)))
+    return comparison()
 
 
 def judge(compare: Compare, limit: CpuLimit, gold: str, answer: str, tolerance: float) -> tuple[Outcome, float]:
@@ -179,7 +127,7 @@ def main() -> None:
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
     compare = load_comparison()
-    if compare("x+1", "1+x", RELATIVE_TOLERANCE) is not Outcome.EQUAL:
+    if compare("x+1", "1+x", 0.0) is not Outcome.EQUAL:
         sys.exit("math-verify does not find 1+x equal to x+1: is it the version that pyproject.toml asks for?")
     os.dup2(nowhere, 2)  # only now: why a worker does not start must be seen, what an answer makes sympy say must not
     serve(requests, replies, compare)

@@ -1,0 +1,181 @@
+r"""Whether an answer equals the gold one, as far as strings and exact numbers tell; the rest goes to math-verify."""
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise
+
+from multiattempt_trl.graders import notations
+from multiattempt_trl.graders.decision import Decision, Stage, Undecided, by_rule, wrong
+from multiattempt_trl.graders.lists import same_parts
+from multiattempt_trl.graders.normalisation import key, plain
+from multiattempt_trl.graders.numbers import TOLERANCE, PlainNumber, join_thousands, numbers_equal, parse_number
+from multiattempt_trl.graders.structure import chain, parts, split_name, without_brackets
+from multiattempt_trl.graders.units import split_unit, units_differ
+from multiattempt_trl.graders.words import meaning, phrase, without_lead, without_qualifier
+
+SAME_TEXT = Decision(equal=True, stage=Stage.STRING, reason="same text")
+_PLACEHOLDER = re.compile(
+    r"(?:(?:your|the|my)?(?:final|correct)?(?:answer|solution|result|number|value|expression)(?:here|goeshere)?"
+    r"|\?+|\.\.\.|\\ldots|_+|\*+|-+|\\square|\\boxed|correct|wrong|incorrect|true|false|todo|tbd|insert.*|fillin.*)",
+    re.IGNORECASE,
+)
+_RELATION = re.compile(
+    r"[=<>]|\\(?:leq?|geq?|neq|in|cup|cap|subset\w*|equiv|mathbb|begin|ldots|text|mathrm)(?![A-Za-z])"
+)
+_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox|mathbf)\s*\{[^{}]*[A-Za-z]{2}")
+_ORDINAL = re.compile(
+    r"(?<=\d)\s*(?:\^\s*)?\{?\s*(?:\\(?:text|mathrm|textrm|mbox)\s*\{\s*)?(?:st|nd|rd|th)\s*\}{0,2}(?![A-Za-z])"
+)
+_MAX_DEPTH = 4
+
+
+def decide(gold: str, answer: str, tolerance: Fraction = TOLERANCE, depth: int = 0) -> Decision | Undecided:
+    r"""Compares two cleaned answers (`normalisation.clean`), `tolerance` being that between decimals.
+
+    >>> [decide(gold, answer).reason for gold, answer in (("5", "5"), (r"\frac{1}{2}", "0.5"), ("12", "1,2"))]
+    ['same text', 'same number', 'several answers']
+    >>> decide(r"3\text{ hours}", r"3\text{ minutes}").reason, decide(r"\sqrt{8}", r"2\sqrt{2}\text{ cm}")
+    ('different unit', Undecided(gold='\\sqrt{8}', answer='2\\sqrt{2}'))
+    """
+    if key(gold) == key(answer):
+        return SAME_TEXT
+    if (decision := _as_numbers(gold, answer, tolerance)) is not None:
+        return decision
+    if _PLACEHOLDER.fullmatch(key(answer)):
+        return wrong("placeholder")
+    for reason, rule in _NOTATIONS:
+        if (equal := rule(gold, answer)) is not None:
+            return by_rule(equal, reason)
+    simple_gold, simple_answer = _simplify(gold), _simplify(notations.without_label(answer))
+    if depth < _MAX_DEPTH and (simple_gold, simple_answer) != (gold, answer):
+        return decide(simple_gold, simple_answer, tolerance, depth + 1)
+    for step in (_by_unit, _by_name, _by_parts, _by_chain, _by_words):
+        if depth < _MAX_DEPTH and (outcome := step(gold, answer, tolerance, depth)) is not None:
+            return outcome
+    return Undecided(gold=gold, answer=answer)
+
+
+_NOTATIONS: tuple[tuple[str, Callable[[str, str], bool | None]], ...] = (
+    ("choice", notations.same_choice),
+    ("base", notations.same_in_base),
+    ("time", notations.same_time),
+    ("ratio", notations.same_ratio),
+)
+
+
+@lru_cache(maxsize=65_536)
+def _number(text: str) -> PlainNumber | None:
+    return parse_number(key(text))
+
+
+def _as_numbers(gold: str, answer: str, tolerance: Fraction) -> Decision | None:
+    gold_number, answer_number = _number(gold), _number(answer)
+    if gold_number is None or answer_number is None:
+        return None
+    if re.search(r",\s", answer):  # 100, 400 are two answers
+        return None
+    equal = numbers_equal(gold_number, answer_number, tolerance)
+    return Decision(equal=equal, stage=Stage.NUMBER, reason="same number" if equal else "different number")
+
+
+@lru_cache(maxsize=65_536)
+def _simplify(text: str) -> str:
+    """Without leading words, ordinal endings, separators of thousands and brackets that hold one thing."""
+    text = without_lead(without_qualifier(text))
+    text = meaning(text) or text
+    return without_brackets(join_thousands(_ORDINAL.sub("", text))).strip()
+
+
+def _by_unit(gold: str, answer: str, tolerance: Fraction, depth: int) -> Decision | Undecided | None:
+    bare_gold, gold_unit = split_unit(gold)
+    bare_answer, answer_unit = split_unit(answer, letters=_number(bare_gold) is not None)
+    if units_differ(gold_unit, answer_unit):
+        return wrong("different unit")
+    if (bare_gold, bare_answer) == (gold, answer):
+        return None
+    return decide(bare_gold, bare_answer, tolerance, depth + 1)
+
+
+def _by_parts(gold: str, answer: str, tolerance: Fraction, depth: int) -> Decision | None:
+    def equal(one: str, other: str) -> bool | None:
+        outcome = decide(one, other, tolerance, depth + 1)
+        return outcome.equal if isinstance(outcome, Decision) else None
+
+    return same_parts(gold, answer, equal)
+
+
+def _by_name(gold: str, answer: str, tolerance: Fraction, depth: int) -> Decision | Undecided | None:
+    """`x = 5` is 5; where both name a variable, it must be the same one."""
+    (gold_name, gold_value), (answer_name, answer_value) = split_name(gold), split_name(answer)
+    if not (gold_name or answer_name):
+        return None
+    if any("," in value and "=" in value for value in (gold_value, answer_value)):
+        return None
+    if gold_name and answer_name and gold_name != answer_name:
+        if (gold_name, answer_name) == (key(answer_value), key(gold_value)):  # a = b and b = a
+            return by_rule(True, "equation")
+        numbers = [_number(split_unit(value)[0]) for value in (gold_value, answer_value)]
+        if len(gold_name) == len(answer_name) == 1 and all(numbers):
+            return wrong("different variable")
+        if not (_depends(gold_name) and _depends(answer_name)):
+            return None
+    elif _RELATION.search(gold_value if answer_name else answer_value) and not (gold_name and answer_name):
+        other = gold_value if answer_name else answer_value
+        if parts(other).brackets == "" and "=" in other:  # an equation that solves for nothing
+            return None
+    return decide(gold_value, answer_value, tolerance, depth + 1)
+
+
+def _depends(name: str) -> bool:
+    """Whether a name is that of a function's value, which everybody calls as they like: y, f(x), a_n, Area."""
+    return len(name) > 1 or name == "y"
+
+
+def _by_chain(gold: str, answer: str, tolerance: Fraction, depth: int) -> Decision | Undecided | None:
+    r"""`3 \times 5 = 15`, `\frac{1}{3} \approx 0.33`: one answer in several forms, which must agree."""
+    gold_forms, answer_forms = chain(gold), chain(answer)
+    if len(gold_forms) == len(answer_forms) == 1 or not _is_chain(gold):
+        return None
+    if re.search(r"[<>]|\\(?:leq|geq|neq)", answer):
+        return None
+    numbers = [form for form in (split_unit(form)[0] for form in answer_forms) if _number(form) is not None]
+    if any(not _rounds_to(*pair) for pair in pairwise(numbers)):
+        return wrong("several answers")
+    if len(gold_forms) == 1 and len(numbers) < 2:
+        form = answer_forms[-1] if _number(gold) or not numbers else answer_forms[0]
+        return decide(gold, form, tolerance, depth + 1)
+    outcomes = [decide(one, other, tolerance, depth + 1) for one in gold_forms[:3] for other in answer_forms[:3]]
+    equal = next((found for found in outcomes if isinstance(found, Decision) and found.equal), None)
+    return equal or outcomes[0]
+
+
+def _is_chain(text: str) -> bool:
+    """Whether its members are forms of one value, and it is no equation to be met."""
+    forms = chain(text)
+    return len(forms) == 1 or (
+        not re.search(r"[<>]|\\(?:leq|geq|neq)", text)
+        and (r"\approx" in text or all(_number(split_unit(form)[0]) is not None for form in forms))
+    )
+
+
+def _rounds_to(one: str, other: str) -> bool:
+    """Whether two forms of one number agree, the second perhaps rounded to the decimals it shows."""
+    number, rounded = _number(one), _number(other)
+    assert number is not None
+    assert rounded is not None
+    if (number.exact and rounded.exact) or number.percent != rounded.percent:
+        return numbers_equal(number, rounded)
+    return abs(number.value - rounded.value) <= Fraction(1, 10 ** len(key(other).partition(".")[2]))
+
+
+def _by_words(gold: str, answer: str, *_: object) -> Decision | None:
+    """Names and words; a gold answer in words is not met by a formula, nor a number by a number and words."""
+    gold_words = phrase(gold)
+    if gold_words is None:
+        return wrong("words in the answer") if _number(gold) and _TEXT.search(answer) else None
+    answer_words = phrase(answer)
+    if answer_words is None and re.fullmatch(r"[A-Za-z]+", plain(answer).strip()):
+        answer_words = (plain(answer).strip().lower(),)
+    return by_rule(gold_words == answer_words, "words")

@@ -1,0 +1,238 @@
+r"""The parts of an answer: what stands around an equals sign, between commas, in brackets, in a column."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from multiattempt_trl.graders.normalisation import key, plain
+
+_PUNCTUATION = re.compile(r"\\[{}|A-Za-z]?|[()\[\]{},;=<>]")
+_CONJUNCTION = re.compile(
+    r"[,;]?\s*(?:\\(?:text(?:rm|bf|it|normal)?|mathrm|mbox)\s*\{\s*,?\s*(?:and|or|\\&)\s*,?\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
+    r"|\\lor(?![A-Za-z])|\\text\s*\{\s*[,;]\s*\})\s*",
+    re.IGNORECASE,
+)
+_TEXT = re.compile(r"(\\(?:text(?:rm|bf|it|normal)?|mathrm|mbox)\s*\{)([^{}]*)\}")
+_IN_TEXT = re.compile(r"\s*[,;]\s*(?:(?:and|or)\b)?\s*|\s+(?:and|or)\s+", re.IGNORECASE)
+_NAME = re.compile(r"[A-Za-z\\(|\[][A-Za-z0-9\\_{}'|(),\[\]]*")
+_PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])|\\mp(?![A-Za-z])|\+/-|\+-")
+_MATRIX = re.compile(
+    r"[(\[]?\s*\\begin\{([pbvBV]?(?:small)?matrix|array)\}(?:\s*\{[^{}]*\})?(.*)\\end\{\1\}\s*[)\]]?", re.DOTALL
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """An answer taken apart at its outermost commas."""
+
+    brackets: str
+    r"""`()`, `[]`, `(]`, `[)` or `{}` around all of it; empty for a bare answer."""
+    items: tuple[str, ...]
+
+    @property
+    def ordered(self) -> bool:
+        return self.brackets not in ("", "{}")
+
+
+def split_top(text: str, separators: str) -> list[str]:
+    r"""Splits at separators that stand in no bracket; an interval's brackets need not match.
+
+    >>> split_top(r"(1,2), \{3,4\}, [5,6)", ","), split_top(r"f(x)=\frac{a=b}{c}=2", "=")
+    (['(1,2)', ' \\{3,4\\}', ' [5,6)'], ['f(x)', '\\frac{a=b}{c}', '2'])
+    """
+    pieces, depth, start = [], 0, 0
+    for found in _PUNCTUATION.finditer(text):
+        mark = found[0]
+        if mark in ("(", "[", "{", r"\{"):
+            depth += 1
+        elif mark in (")", "]", "}", r"\}"):
+            depth -= 1
+        elif (
+            depth == 0
+            and mark in separators
+            and not (mark == "=" and text[found.start() - 1 : found.start()] in ("<", ">", "!", ":"))
+        ):
+            pieces.append(text[start : found.start()])
+            start = found.end()
+    return [*pieces, text[start:]]
+
+
+@lru_cache(maxsize=65_536)
+def parts(cleaned: str) -> Parts:
+    r"""Takes an answer apart; "and" and "or" separate like commas.
+
+    >>> parts(r"\{1, 2\}"), parts(r"1 \text{ and } -2")
+    (Parts(brackets='{}', items=('1', '2')), Parts(brackets='', items=('1', '-2')))
+    >>> parts("(0,9) \\cup (9,36)").items, parts("(1,2),(3,4)").items, parts("[2,5)").brackets
+    (('(0,9) \\cup (9,36)',), ('(1,2)', '(3,4)'), '[)')
+    """
+    text = _CONJUNCTION.sub(", ", _TEXT.sub(_split_text, cleaned)).strip()
+    bare = _items(text)
+    inner, brackets = _inside(text)
+    if len(bare) == 1 and brackets:
+        items = _items(inner)
+        if len(items) > 1 or brackets == "{}":
+            return Parts(brackets=brackets, items=tuple(items))
+    return Parts(brackets="", items=tuple(bare))
+
+
+def _split_text(found: re.Match[str]) -> str:
+    r"""`\text{A, B and C}` as three texts; `\text{ and }` alone is left as it is."""
+    conjunction = re.match(r"\s*(?:and|or)\s+(?=\S)", found[2], re.IGNORECASE)
+    pieces = [piece for piece in _IN_TEXT.split(found[2][conjunction.end() if conjunction else 0 :]) if piece.strip()]
+    if not conjunction and len(pieces) < 2:
+        return found[0]
+    return ", " * bool(conjunction) + ", ".join(found[1] + piece + "}" for piece in pieces)
+
+
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in split_top(text, ",;") if item.strip()] or [""]
+
+
+def _inside(text: str) -> tuple[str, str]:
+    r"""What stands in the brackets around a text, and these; empty brackets where none enclose all of it."""
+    for opening, closings in (("(", ")]"), ("[", ")]"), (r"\{", (r"\}",))):
+        if text.startswith(opening):
+            for closing in closings:
+                inner = text[len(opening) : -len(closing)]
+                if text.endswith(closing) and len(text) > len(opening) and _balanced(inner):
+                    return inner, (opening + closing).replace("\\", "")
+    return text, ""
+
+
+def _balanced(text: str) -> bool:
+    depth = 0
+    for found in _PUNCTUATION.finditer(text):
+        if found[0] in ("(", "[", "{", r"\{"):
+            depth += 1
+        elif found[0] in (")", "]", "}", r"\}"):
+            depth -= 1
+            if depth < 0:
+                return False
+    return depth == 0
+
+
+def without_brackets(cleaned: str) -> str:
+    """The answer without round brackets around all of it, where they hold one thing.
+
+    >>> without_brackets("(-7)"), without_brackets("(1,2)"), without_brackets("(1)(2)")
+    ('-7', '(1,2)', '(1)(2)')
+    """
+    inner, brackets = _inside(cleaned.strip())
+    return inner.strip() if brackets == "()" and len(_items(inner)) == 1 and inner.strip() else cleaned
+
+
+def split_name(cleaned: str) -> tuple[str, str]:
+    r"""The name before the first equals sign and what stands behind; an empty name where an expression does.
+
+    >>> split_name("x = 5"), split_name("f(x)=x+1"), split_name(r"\text{Area} = 12"), split_name("2x = 4")
+    (('x', '5'), ('f(x)', 'x+1'), ('Area', '12'), ('', '2x = 4'))
+    >>> split_name(r"x \in [2,3]"), split_name(r"x \approx 3")
+    (('x', '[2,3]'), ('x', '3'))
+    """
+    head, *rest = split_top(cleaned, "=")
+    if not rest:
+        found = re.fullmatch(
+            r"([A-Za-z](?:_\{?\w\}?|\([a-z]\))?|\\[a-z]+)\s*\\(?:in|approx|mapsto)(?![A-Za-z])\s*(.+)",
+            cleaned,
+            re.DOTALL,
+        )
+        return (found[1].strip(), found[2].strip()) if found else ("", cleaned)
+    name = key(head)
+    is_name = _NAME.fullmatch(name) and not re.match(
+        r"\\(?:d?frac|sqrt|begin|pm|sum|int|prod|binom)(?![A-Za-z])", name
+    )
+    if head.strip().startswith((r"\text", r"\mbox", r"\mathrm")) or re.fullmatch(
+        r"[A-Za-z]+(?: [A-Za-z]+)+", plain(head).strip()
+    ):
+        is_name = is_name or not re.search(r"\d", name)
+    value = cleaned[len(head) + 1 :].strip()
+    return (name, value) if is_name and value else ("", cleaned)
+
+
+def chain(cleaned: str) -> list[str]:
+    r"""The members of a chain of equalities or approximations.
+
+    >>> chain(r"3 \times 5 = 15"), chain(r"\frac{1}{3} \approx 0.33"), chain("x")
+    (['3 \\times 5', '15'], ['\\frac{1}{3}', '0.33'], ['x'])
+    """
+    text = re.sub(r"\\(?:approx|simeq|equiv)(?![A-Za-z])", "=", cleaned)
+    return [piece.strip() for piece in split_top(text, "=") if piece.strip()] or [cleaned]
+
+
+def inequality(cleaned: str) -> tuple[list[str], list[str]] | None:
+    r"""The members of a chain of inequalities and the relations between them, from small to large.
+
+    >>> inequality(r"82 \geq g(x) > -80"), inequality("x = 2")
+    ((['-80', 'g(x)', '82'], ['<', '\\leq']), None)
+    """
+    pieces = re.split(r"(<=|>=|<|>|\\leq(?![A-Za-z])|\\geq(?![A-Za-z]))", cleaned)
+    members = [piece.strip() for piece in pieces[::2]]
+    relations = [{"<=": r"\leq", ">=": r"\geq"}.get(piece, piece) for piece in pieces[1::2]]
+    if not relations or not all(members):
+        return None
+    if set(relations) <= {">", r"\geq"}:
+        return members[::-1], [{">": "<", r"\geq": r"\leq"}[relation] for relation in relations[::-1]]
+    return (members, relations) if set(relations) <= {"<", r"\leq"} else None
+
+
+def intervals(cleaned: str) -> list[str] | None:
+    r"""The intervals that an answer is the union of, written so or as inequalities; None for anything else.
+
+    >>> intervals(r"(-\infty,-1) \cup (3,\infty)"), intervals(r"x < -1 \text{ or } x \geq 3")
+    (['(-\\infty,-1)', '(3,\\infty)'], ['(-\\infty,-1)', '[3,\\infty)'])
+    >>> intervals(r"-2 \leq x < 7"), intervals(r"x \neq 3"), intervals("(1,2)"), intervals("x < y")
+    (['[-2,7)'], ['(-\\infty,3)', '(3,\\infty)'], ['(1,2)'], None)
+    """
+    if cleaned == r"\mathbb{R}":
+        return [r"(-\infty,\infty)"]
+    united = [piece.strip() for piece in re.split(r"\\cup(?![A-Za-z])", cleaned)]
+    if all(_inside(piece)[1] not in ("", "{}") and len(_items(_inside(piece)[0])) == 2 for piece in united):
+        return united
+    found = [_as_intervals(item) for item in parts(cleaned).items]
+    return [piece for pieces in found for piece in pieces or ()] if all(found) else None
+
+
+def _as_intervals(item: str) -> list[str] | None:
+    different = re.fullmatch(r"[A-Za-z]\s*\\neq\s*(.+)", item)
+    if different:
+        return [rf"(-\infty,{different[1]})", rf"({different[1]},\infty)"]
+    members, relations = inequality(item) or ([], [])
+    variables = [index for index, member in enumerate(members) if re.fullmatch(r"[a-z]|\\theta", member)]
+    if len(variables) != 1 or not 2 <= len(members) <= 3 or (len(members) == 3 and variables != [1]):
+        return None
+    index = variables[0]
+    below = ("[" if relations[index - 1] == r"\leq" else "(") + members[index - 1] if index else r"(-\infty"
+    above = (
+        members[index + 1] + ("]" if relations[index] == r"\leq" else ")") if index < len(relations) else r"\infty)"
+    )
+    return [f"{below},{above}"]
+
+
+def both_signs(item: str) -> list[str]:
+    r"""The two values of an expression with one plus-minus sign; itself where there is none, or several.
+
+    >>> both_signs(r"\frac{-1 \pm \sqrt{5}}{2}"), both_signs(r"\pm 2"), both_signs("x")
+    (['\\frac{-1 +\\sqrt{5}}{2}', '\\frac{-1 -\\sqrt{5}}{2}'], ['2', '-2'], ['x'])
+    """
+    if len(_PLUS_MINUS.findall(item)) != 1:
+        return [item]
+    return [_PLUS_MINUS.sub(sign, item).replace(f"{sign} ", sign).removeprefix("+") for sign in "+-"]
+
+
+def has_plus_minus(cleaned: str) -> bool:
+    """Whether it stands for two values at once."""
+    return _PLUS_MINUS.search(cleaned) is not None
+
+
+def matrix_rows(cleaned: str) -> list[list[str]] | None:
+    r"""The cells of a matrix; None for anything else.
+
+    >>> matrix_rows(r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}"), matrix_rows("(1,2)")
+    ([['1', '2'], ['3', '4']], None)
+    """
+    found = _MATRIX.fullmatch(cleaned.strip())
+    if found is None or r"\begin" in found[2]:
+        return None
+    rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", found[2]) if row.strip()]
+    return [[cell.strip() for cell in row.split("&")] for row in rows]
