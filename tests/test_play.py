@@ -1,6 +1,8 @@
 """The scheduler over a scripted backend, and the lock-step backend over tiny models."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from threading import Timer
 from types import SimpleNamespace
 from typing import Any
 
@@ -372,7 +374,10 @@ def generate(model: Any, requests: list[GenRequest], temperature: float = 0.0, *
     )
     with backend:
         backend.submit(requests)
-        return backend.poll()
+        results: list[GenResult] = []
+        while len(results) < len(requests):
+            results += backend.poll()
+        return results
 
 
 @pytest.fixture
@@ -492,6 +497,97 @@ def test_the_model_is_opened_once_per_rollout_and_closed_after_an_error(forced: 
     assert opened == ["open", "close"] * 2
     with backend:
         assert backend.poll() == []  # what an interrupted rollout left behind is not generated
+
+
+# --- judging in the background --------------------------------------------------------------------------------------
+
+
+class Slow:
+    """A grader whose verdicts come when they are let go; it remembers in which order it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Future[Verdict]]] = []
+
+    def __call__(self, question: Question, response: str) -> Verdict:
+        raise AssertionError("a grader with workers is asked by submit")
+
+    def submit(self, question: Question, response: str) -> Future[Verdict]:
+        self.asked.append((response, Future()))
+        return self.asked[-1][1]
+
+    def let_go(self, *responses: str) -> None:
+        for response, verdict in self.asked:
+            if response in responses and not verdict.done():
+                verdict.set_result(Verdict.CORRECT if "right" in response else Verdict.WRONG)
+
+
+class Halves(Scripted):
+    """In lock step, two attempts at a time; between two polls it lets a grader go on."""
+
+    eager = False
+
+    def __init__(self, scripts: list[list[str | None]], between: Callable[[int], None]) -> None:
+        super().__init__(scripts)
+        self.between = between
+
+    def poll(self, timeout: float | None = None) -> list[GenResult]:
+        chunk, self.waiting = self.waiting[:2], self.waiting[2:]
+        self.rounds.append([request.request_id for request in chunk])
+        self.between(len(self.rounds))
+        return [self._answer(request) for request in chunk]
+
+
+def test_in_lock_step_judging_overlaps_the_next_chunk_and_no_round_begins_early() -> None:
+    slow = Slow()
+
+    def between(rounds: int) -> None:
+        if rounds == 2:  # the first chunk is at the grader while the second one is generated
+            assert [response for response, _ in slow.asked] == ["wrong 0", "wrong 1"]
+            slow.let_go("wrong 0", "wrong 1")
+            Timer(0.2, lambda: slow.let_go("wrong 2", "right 3")).start()  # after the round
+        if rounds == 3:
+            assert len(slow.asked) == 4
+            assert all(verdict.done() for _, verdict in slow.asked)
+            Timer(0.1, lambda: slow.let_go("right 0", "right 1", "right 2")).start()
+
+    scripts: list[list[str | None]] = [[f"wrong {k}", f"right {k}"] for k in range(3)] + [["right 3"]]
+    backend = Halves(scripts, between)
+    episodes = play([env(2) for _ in range(4)], backend, slow, RENDERER, LIMITS)
+    assert backend.rounds == [[0, 1], [2, 3], [0, 1], [2]]
+    assert [episode.attempts_used for episode in episodes] == [2, 2, 2, 1]
+    assert all(episode.ending is Ending.SOLVED for episode in episodes)
+
+
+def test_to_an_eager_backend_an_attempt_is_submitted_as_soon_as_the_last_one_is_judged() -> None:
+    slow = Slow()
+
+    class OneByOne(Scripted):
+        def poll(self, timeout: float | None = None) -> list[GenResult]:
+            self.rounds.append([request.request_id for request in self.waiting])
+            if len(self.rounds) == 1:
+                assert timeout is None  # nothing is being judged yet: wait for the model
+                Timer(0.1, lambda: slow.let_go("wrong 1")).start()
+                first, self.waiting = self.waiting[:], []
+                return [self._answer(request) for request in first]
+            answered, self.waiting = self.waiting[:1], self.waiting[1:]
+            Timer(0.05, lambda: slow.let_go("right 1", "wrong 0", "right 0")).start()
+            return [self._answer(request) for request in answered]
+
+    backend = OneByOne([["wrong 0", "right 0"], ["wrong 1", "right 1"]])
+    episodes = play([env(2), env(2)], backend, slow, RENDERER, LIMITS)
+    assert backend.rounds[:2] == [[0, 1], [1]]  # 1 goes on alone while 0 is still being judged
+    assert [episode.ending for episode in episodes] == [Ending.SOLVED, Ending.SOLVED]
+
+
+def test_what_a_background_grader_raises_is_raised() -> None:
+    class Closed(Slow):
+        def submit(self, question: Question, response: str) -> Future[Verdict]:
+            verdict: Future[Verdict] = Future()
+            verdict.set_exception(RuntimeError("the grading pool is not open"))
+            return verdict
+
+    with pytest.raises(RuntimeError, match="not open"):
+        play([env(2)], Scripted([["wrong"]]), Closed(), RENDERER, LIMITS)
 
 
 # --- the lock-step backend over a real forward pass ----------------------------------------------------------------

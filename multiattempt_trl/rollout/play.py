@@ -1,7 +1,8 @@
 """The scheduler: plays dialogues to their end over any backend. Training and evaluation both play through it."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Protocol, runtime_checkable
 
 from multiattempt_trl.dialogue.env import Environment, Limits
 from multiattempt_trl.dialogue.episode import Attempt, Ending, Episode, Question, Verdict
@@ -13,6 +14,26 @@ class Grade(Protocol):
     """Judges one attempt's own text. Never raises on what a model wrote."""
 
     def __call__(self, question: Question, response: str) -> Verdict: ...
+
+
+@runtime_checkable
+class BackgroundGrade(Grade, Protocol):
+    """A grader with workers of its own, which judges while the model goes on generating."""
+
+    def submit(self, question: Question, response: str) -> Future[Verdict]: ...
+
+
+GRADING_POLL_SECONDS = 0.01
+"""How long an eager backend may keep the scheduler from looking whether a verdict has come."""
+
+
+def judge(grade: Grade, question: Question, response: str) -> Future[Verdict]:
+    """The verdict, at once from a plain function or later from workers."""
+    if isinstance(grade, BackgroundGrade):
+        return grade.submit(question, response)
+    verdict: Future[Verdict] = Future()
+    verdict.set_result(grade(question, response))
+    return verdict
 
 
 class Dialogue:
@@ -35,15 +56,23 @@ class Dialogue:
     def room(self) -> int:
         return self.limits.room(len(self.prompt_ids), sum(attempt.tokens for attempt in self.attempts))
 
-    def advance(self, result: GenResult, grade: Grade) -> None:
-        """Records an attempt with its verdict, then either ends the dialogue or appends the feedback to it."""
-        response = self.renderer.response_text(result.token_ids)
-        failed = result.finish_reason == "error"
+    def hand_in(self, result: GenResult, grade: Grade) -> Future[Verdict]:
+        """Has what was generated judged; `advance` takes it from there."""
+        self._result, self._response = result, self.renderer.response_text(result.token_ids)
+        if result.finish_reason != "error":
+            return judge(grade, self.env.question, self._response)
+        failed: Future[Verdict] = Future()
+        failed.set_result(Verdict.INVALID)
+        return failed
+
+    def advance(self, verdict: Verdict) -> None:
+        """Records the attempt that was judged, then either ends the dialogue or appends the feedback to it."""
+        result = self._result
         attempt = Attempt(
             prompt_ids=self.prompt_ids,
             response_ids=result.token_ids,
-            response=response,
-            verdict=Verdict.INVALID if failed else Verdict(grade(self.env.question, response)),
+            response=self._response,
+            verdict=Verdict(verdict),
             finish_reason=result.finish_reason,
             logprobs=result.logprobs,
         )
@@ -72,8 +101,10 @@ def play(
 ) -> list[Episode]:
     """Plays every dialogue to its end and returns the episodes in the order of `envs`.
 
-    An attempt is submitted as soon as the one before it is judged; a lock-step backend then generates all that are
-    waiting together. Dialogues with the largest budget are admitted first, since they take the most rounds.
+    Attempts are judged while others are generated. To an eager backend the next attempt is submitted as soon as the
+    last one is judged; for one in lock step all wait until the round is over, so that who is generated together with
+    whom, and with that what is sampled, does not depend on how long a grader takes. Dialogues with the largest budget
+    are admitted first, since they take the most rounds.
 
     Args:
         on_episode: called with each episode as it ends, in the order of their ends (a progress bar, a file).
@@ -91,18 +122,33 @@ def play(
         )
 
     with backend:
-        running = len(order)
+        running = generating = len(order)
+        judging: dict[int, Future[Verdict]] = {}
         backend.submit([request(index) for index in order])
         while running:
+            if generating:
+                results = backend.poll(GRADING_POLL_SECONDS if judging else None)
+                generating -= len(results)
+                judging |= {one.request_id: dialogues[one.request_id].hand_in(one, grade) for one in results}
             again = []
-            for result in backend.poll():
-                dialogue = dialogues[result.request_id]
-                dialogue.advance(result, grade)
-                if dialogue.ending is None:
-                    again.append(result.request_id)
+            for index in judged(judging, generating, eager=backend.eager):
+                dialogues[index].advance(judging.pop(index).result())
+                if dialogues[index].ending is None:
+                    again.append(index)
                     continue
                 running -= 1
                 if on_episode is not None:
-                    on_episode(dialogue.episode())
-            backend.submit([request(index) for index in again])
+                    on_episode(dialogues[index].episode())
+            if again:
+                generating += len(again)
+                backend.submit([request(index) for index in again])
     return [dialogue.episode() for dialogue in dialogues]
+
+
+def judged(judging: dict[int, Future[Verdict]], generating: int, *, eager: bool) -> list[int]:
+    """The dialogues that can go on, in the order in which their attempts were generated."""
+    if not eager:
+        return [] if generating else list(judging)
+    if not generating:
+        wait(judging.values(), return_when=FIRST_COMPLETED)
+    return [index for index, verdict in judging.items() if verdict.done()]

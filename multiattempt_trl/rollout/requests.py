@@ -31,7 +31,8 @@ class RolloutBackend(Protocol):
     """Generates. As a context manager it gets the model ready for one rollout and puts it back after."""
 
     eager: bool
-    """Whether it takes requests at any time; where False, `poll` is one lock-step generation over all submitted."""
+    """Whether it takes requests at any time; where False, it generates all that were submitted in lock step, perhaps
+    in several chunks, one for each `poll`, and then the next round."""
 
     def __enter__(self) -> Self: ...
     def __exit__(

@@ -94,14 +94,10 @@ class TransformersBackend:
         self._waiting += requests
 
     def poll(self, timeout: float | None = None) -> list[GenResult]:
-        """All that was submitted since the last call; `timeout` has no meaning here."""
-        requests, self._waiting = self._waiting, []
-        size = self.batch_size or max(len(requests), 1)
-        return [
-            result
-            for start in range(0, len(requests), size)
-            for result in self._generate(requests[start : start + size])
-        ]
+        """The next chunk of what was submitted; `timeout` has no meaning here."""
+        size = self.batch_size or len(self._waiting)
+        chunk, self._waiting = self._waiting[:size], self._waiting[size:]
+        return self._generate(chunk) if chunk else []
 
     @torch.no_grad()
     def _generate(self, requests: list[GenRequest]) -> list[GenResult]:
