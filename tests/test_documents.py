@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from trl.trainer import grpo_trainer
 
 from multiattempt_trl.cli import main
 from multiattempt_trl.cli.reproduce import ARMS
+from multiattempt_trl.dialogue.episode import Question, Verdict
 from multiattempt_trl.domains.arithmetic import PRESET
+from multiattempt_trl.graders.math_verify import MathVerifyGrader
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig
 from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
 from multiattempt_trl.training.ppo_trainer import MultiAttemptPPOTrainer
@@ -32,6 +35,16 @@ def sections(text: str, level: int) -> dict[str, str]:
 def rows(text: str) -> list[str]:
     """The first cell of every table row that begins with a name in backticks."""
     return re.findall(r"^\| `([^`]+)` \|", text, flags=re.MULTILINE)
+
+
+class Counted(MathVerifyGrader):
+    """The maths grader at work, with verdicts that an untrained model can earn."""
+
+    def submit(self, question: Question, response: str) -> Future[Verdict]:
+        super().submit(question, response).result()
+        verdict: Future[Verdict] = Future()
+        verdict.set_result(grade_by_length(question, response))
+        return verdict
 
 
 KEYS = {heading: rows(text) for heading, text in sections(METRICS, 2).items() if heading != FILES}
@@ -56,10 +69,11 @@ def logged(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> set[st
         (MultiAttemptGRPOConfig, MultiAttemptGRPOTrainer, 4),
     ):
         args = config(**arguments(tmp_path_factory.mktemp("documents"), num_generations=samples, **options))
-        trainer = trainer_class(
-            str(tiny_model), args, train_set(), grade_by_length, preset=PRESET, eval_dataset=train_set(8)
-        )
-        trainer.train()
+        with Counted() as grade:
+            trainer = trainer_class(
+                str(tiny_model), args, train_set(), grade, preset=PRESET, eval_dataset=train_set(8)
+            )
+            trainer.train()
         found |= {general(key) for entry in trainer.state.log_history for key in entry}
     return found
 
@@ -198,7 +212,7 @@ def test_every_link_between_documents_leads_somewhere(document: Path) -> None:
 
 def test_every_documented_name_was_looked_at() -> None:
     names = [name for path in DOCUMENTS for name in re.findall(r"`[\w/]+\.py::\w+`", path.read_text(encoding="utf-8"))]
-    assert {path.stem for path in DOCUMENTS} == {"algorithm", "design", "metrics"}
+    assert {path.stem for path in DOCUMENTS} == {"algorithm", "design", "grading", "metrics"}
     assert len(names) >= 60
 
 

@@ -149,6 +149,25 @@ def test_examples_in_docstrings() -> None:
     assert examples >= 60
 
 
+def test_the_documented_calls() -> None:
+    text = (ROOT / "docs" / "grading.md").read_text(encoding="utf-8")
+    first, second = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    rewards: list[float] = []
+
+    class Trainer:
+        def __init__(self, *_: Any, reward_funcs: Any, **__: Any) -> None:
+            self.reward = reward_funcs
+
+        def train(self) -> None:
+            completions = [[{"role": "assistant", "content": text}] for text in (r"\boxed{0.5}", r"\boxed{2}")]
+            rewards.extend(self.reward(completions=completions, solution=[r"\frac12"] * 2))
+
+    names: dict[str, Any] = {"GRPOTrainer": Trainer, "model": "m", "dataset": []}
+    exec(first + second, names)  # our own page
+    assert (names["found"].verdict, names["found"].stage, names["found"].reason) == ("correct", "math_verify", "equal")
+    assert rewards == [1.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("gold", "response", "stage", "reason"),
     [

@@ -23,6 +23,15 @@ class BackgroundGrade(Grade, Protocol):
     def submit(self, question: Question, response: str) -> Future[Verdict]: ...
 
 
+@runtime_checkable
+class CountingGrade(Grade, Protocol):
+    """A grader that counts what it does."""
+
+    def metrics(self) -> dict[str, float]:
+        """What is worth a line in the log, since the last call."""
+        ...
+
+
 GRADING_POLL_SECONDS = 0.01
 """How long an eager backend may keep the scheduler from looking whether a verdict has come."""
 

@@ -17,7 +17,7 @@ from multiattempt_trl.dialogue.prompts import PromptPreset, get_preset
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.dialogue.rewards import price
 from multiattempt_trl.rollout.loading import load_tokenizer
-from multiattempt_trl.rollout.play import Grade, play
+from multiattempt_trl.rollout.play import CountingGrade, Grade, play
 from multiattempt_trl.training.advantages import group_relative, returns_to_go
 from multiattempt_trl.training.callbacks import EpisodeCounter, WholeRollouts
 from multiattempt_trl.training.configs import PER_ATTEMPT_CREDIT, MultiAttemptGRPOConfig
@@ -204,6 +204,9 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
         for prices in self._prices:
             for k, value in enumerate(prices, start=1):
                 log_metric(f"reward/attempt_{k}", value)
+        if isinstance(self.grade, CountingGrade):
+            for key, share in self.grade.metrics().items():
+                log_metric(key, share)
         log_extra("budget", [one.budget for one in episode])
         log_extra("verdicts", [" ".join(attempt.verdict for attempt in one.attempts) for one in episode])
         return [sum(prices) for prices in self._prices]
