@@ -1,8 +1,8 @@
 """A process that compares answers with math-verify, one JSON line in and one out, and can be killed at any moment.
 
 Protocol: the worker writes `{"ready": true}` once it can compare; for each line `{"gold": ..., "answer": ...,
-"tolerance": ...}` on stdin it writes `{"outcome": ..., "seconds": ..., "spent": ...}`. It leaves when stdin
-closes, or when whoever started it is gone.
+"tolerance": ...}` on stdin it writes `{"outcome": ..., "seconds": ..., "spent": ...}`. A comparison that uses up its
+CPU time gets no line: the kernel ends the process. The worker leaves when stdin closes, or when its parent is gone.
 """
 
 import json
@@ -15,14 +15,11 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from types import FrameType
 
 from multiattempt_trl.graders.symbolic import Compare, Outcome, comparison
 
 CPU_SECONDS = 3.0
 """CPU time of one comparison. Not wall-clock time: a verdict must not depend on what else the machine does."""
-KILL_SECONDS = 2
-"""CPU time after that, until the kernel ends a comparison that never comes back to the interpreter."""
 MEMORY_BYTES = 2 * 2**30
 """Address space of the worker. The gold answers of all benchmarks, compared with each other, need 0.1 GB."""
 SPENT_BYTES = MEMORY_BYTES // 2
@@ -31,39 +28,10 @@ IDLE_SECONDS = 5.0
 """How often an idle worker looks whether its parent still lives."""
 
 
-class CpuTimeExceeded(BaseException):
-    """Not an `Exception`: math-verify and sympy catch those, and would go on."""
-
-
-class CpuLimit:
-    """Raises `CpuTimeExceeded` in the block after `CPU_SECONDS`, again and again where something swallows it."""
-
-    def __init__(self) -> None:
-        self.armed = False
-        signal.signal(signal.SIGPROF, self._expire)
-        # A comparison inside one long C call never sees the signal above; SIGXCPU ends the process without its help.
-        self.hard_limit = resource.getrlimit(resource.RLIMIT_CPU)[1]
-
-    def __enter__(self) -> None:
-        used = int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
-        soft = used + 1 + int(CPU_SECONDS) + KILL_SECONDS
-        if self.hard_limit != resource.RLIM_INFINITY:
-            soft = min(soft, self.hard_limit)
-        resource.setrlimit(resource.RLIMIT_CPU, (soft, self.hard_limit))
-        self.armed = True
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS, 0.2)
-
-    def __exit__(self, *_: object) -> None:
-        self.armed = False
-        signal.setitimer(signal.ITIMER_PROF, 0)
-
-    def _expire(self, number: int, frame: FrameType | None) -> None:
-        if self.armed:
-            raise CpuTimeExceeded
-
-
 def load_comparison() -> Compare:
-    """Imports math-verify, without gmpy2 and flint: long integer arithmetic there does not see the signals above."""
+    """Imports math-verify. Without gmpy2 and flint: verdicts should not depend on whether they happen to be installed,
+    and where memory ends they abort the process.
+    """
     os.environ["SYMPY_GROUND_TYPES"], os.environ["MPMATH_NOGMPY"] = "python", "1"
     for module in ("gmpy2", "flint"):
         sys.modules[module] = None  # type: ignore[assignment]  # documented: makes its import fail
@@ -72,22 +40,24 @@ def load_comparison() -> Compare:
     return comparison()
 
 
-def judge(compare: Compare, limit: CpuLimit, gold: str, answer: str, tolerance: float) -> tuple[Outcome, float]:
-    """One comparison within its limits, and the CPU seconds it took."""
+def judge(compare: Compare, gold: str, answer: str, tolerance: float) -> tuple[Outcome, float]:
+    """One comparison and the CPU seconds it took. After `CPU_SECONDS` it does not return: the kernel ends the process.
+
+    An exception instead could come at any instruction, be swallowed, or leave caches and switches of sympy half set.
+    """
     began = time.thread_time()  # `process_time` stands still between two ticks of the kernel while the timer runs
+    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
     try:
-        with limit:
-            outcome = compare(gold, answer, tolerance)
-    except CpuTimeExceeded:
-        outcome = Outcome.TIMEOUT
-    except MemoryError:
+        outcome = compare(gold, answer, tolerance)
+    except (MemoryError, RecursionError):
         outcome = Outcome.MEMORY
+    signal.setitimer(signal.ITIMER_PROF, 0)
     return outcome, time.thread_time() - began
 
 
 def serve(requests: int, replies: int, compare: Compare) -> None:
     """Answers every line from the file descriptor `requests` until it closes or the parent is gone."""
-    parent, limit, pending = os.getppid(), CpuLimit(), b""
+    parent, pending = os.getppid(), b""
     os.write(replies, b'{"ready": true}\n')
     while os.getppid() == parent:
         # A child forked from the parent may keep the pipe open after it: closing alone does not tell of its death.
@@ -98,8 +68,8 @@ def serve(requests: int, replies: int, compare: Compare) -> None:
             return
         *lines, pending = (pending + piece).split(b"\n")
         for line in lines:
-            outcome, seconds = judge(compare, limit, **json.loads(line))
-            spent = outcome in (Outcome.TIMEOUT, Outcome.MEMORY) or memory_in_use() > SPENT_BYTES
+            outcome, seconds = judge(compare, **json.loads(line))
+            spent = outcome is Outcome.MEMORY or memory_in_use() > SPENT_BYTES
             reply = {"outcome": outcome.value, "seconds": seconds, "spent": spent}
             os.write(replies, json.dumps(reply).encode("ascii") + b"\n")
 
@@ -112,6 +82,7 @@ def memory_in_use() -> int:
 def limit_process() -> None:
     """Sets what holds for all comparisons, whatever was inherited."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes our stdin
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the thread that started us may have blocked any signal
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
