@@ -19,7 +19,7 @@ from multiattempt_trl.graders.symbolic import Outcome
 RECYCLE_ANSWERS = 5_000
 """Comparisons of one worker process, so that what sympy caches and leaks does not grow for a whole training run."""
 CACHE_SIZE = 50_000
-"""Remembered comparisons; at worst (2 x 1,000 characters each) 100 MB, in practice a few."""
+"""Remembered comparisons: about 100 MB."""
 JOIN_SECONDS = 5.0
 """How long closing waits for a thread whose worker was killed; only a callback of a future can keep it longer."""
 CLOSED = "the grading pool is not open: use it inside `with WorkerPool() as pool:`"
