@@ -13,6 +13,7 @@ from multiattempt_trl.graders.normalisation import key, plain
 from multiattempt_trl.graders.numbers import TOLERANCE, PlainNumber, join_thousands, numbers_equal, parse_number
 from multiattempt_trl.graders.structure import chain, parts, split_name, without_brackets
 from multiattempt_trl.graders.units import split_unit, units_differ
+from multiattempt_trl.graders.values import values_differ
 from multiattempt_trl.graders.words import meaning, phrase, without_lead, without_qualifier
 
 SAME_TEXT = Decision(equal=True, stage=Stage.STRING, reason="same text")
@@ -54,6 +55,8 @@ def decide(gold: str, answer: str, tolerance: Fraction = TOLERANCE, depth: int =
     for step in (_by_unit, _by_name, _by_parts, _by_chain, _by_words):
         if depth < _MAX_DEPTH and (outcome := step(gold, answer, tolerance, depth)) is not None:
             return outcome
+    if values_differ(gold, answer, margin=float(10 * tolerance)):
+        return by_rule(False, "values")
     return Undecided(gold=gold, answer=answer)
 
 
