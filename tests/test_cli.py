@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from multiattempt_trl.cli import COMMANDS, main
 from multiattempt_trl.cli.arguments import EvalArguments, Settings
 from multiattempt_trl.cli.eval import load_benchmarks
 from multiattempt_trl.cli.reproduce import COMMAND_FILE
-from multiattempt_trl.domains import get_domain
+from multiattempt_trl.dialogue.episode import Question
+from multiattempt_trl.domains import TrainRows, get_domain
+from multiattempt_trl.domains.arithmetic.questions import questions as questions_of
 
 RECIPE = str(ROOT / "recipes/arithmetic/ppo/multi_attempt.yaml")
 QUICK = ["--per_device_train_batch_size", "4", "--max_steps", "4", "--save_steps", "4", "--critic_warmup_steps", "0"]
@@ -90,6 +93,29 @@ def test_a_run_leaves_what_it_promises_and_can_be_evaluated_again(tmp_path: Path
     main(["eval", "--model", str(folder), "--output_dir", str(tmp_path / "again"), *SHORT])
     again = json.loads((tmp_path / "again" / "eval" / "summary.json").read_text())
     assert again["benchmarks"] == first["benchmarks"]  # the same words, limits and seed, without being told
+
+
+def test_training_is_told_what_the_model_will_be_judged_by(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from multiattempt_trl.domains import arithmetic
+
+    def load_train(spec: str | None, rows: TrainRows) -> list[Question]:
+        seen.append((spec, rows))
+        raise RuntimeError("seen")
+
+    seen: list[tuple[str | None, TrainRows]] = []
+    monkeypatch.setattr(arithmetic, "DOMAIN", replace(arithmetic.DOMAIN, load_train=load_train))
+    command = ["ppo", "--config", RECIPE, "--model_name_or_path", str(tiny_model), "--output_dir", str(tmp_path)]
+    watched = ["--eval_strategy", "steps", "--eval_steps", "4", "--eval_dataset_name", "arithmetic-validation"]
+    for options in ([*watched, "--drop_unusable_gold"], ["--skip_eval", "--keep_benchmark_rows", "true"]):
+        with pytest.raises(RuntimeError, match="seen"):
+            main([*command, *SHORT, *options])
+    questions = [*questions_of("validation"), *questions_of("test")[:6]]
+    assert seen == [
+        (None, TrainRows(evaluated=questions, drop_unusable_gold=True)),
+        (None, TrainRows(evaluated=[], keep_benchmark_rows=True)),
+    ]
 
 
 def test_benchmarks_are_named_once_and_cut_to_the_limit() -> None:

@@ -21,6 +21,14 @@ class TaskArguments:
     dataset_name: str | None = field(
         default=None, metadata={"help": "Training questions: a Hub id or a local file. Default: the domain's own."}
     )
+    drop_unusable_gold: bool = field(
+        default=False,
+        metadata={"help": "Drop training rows whose gold answer is empty or too long, instead of refusing the set."},
+    )
+    keep_benchmark_rows: bool = field(
+        default=False,
+        metadata={"help": "Train also on questions that stand in a benchmark of this run, or are known to."},
+    )
     eval_dataset_name: str | None = field(
         default=None, metadata={"help": "With eval_strategy: a benchmark of the domain, `name=path` or a path."}
     )

@@ -4,7 +4,6 @@ import warnings
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 from rich.console import Console
 from transformers.trainer_callback import ProgressCallback
@@ -14,7 +13,8 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from multiattempt_trl.cli.arguments import EvalArguments, Settings, TaskArguments
 from multiattempt_trl.cli.eval import Evaluator
-from multiattempt_trl.domains import Domain, get_domain
+from multiattempt_trl.dialogue.episode import Question
+from multiattempt_trl.domains import Domain, TrainRows, get_domain
 from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.rollout.play import Grade
 from multiattempt_trl.training.callbacks import JsonLines, Progress
@@ -53,7 +53,7 @@ def run(
     model = model_args.model_name_or_path or _starting_model(domain, args.seed)
     clock["warm start"] = perf_counter()
     with domain.grader() as grade:
-        trainer = _build(trainer_class, model, domain, grade, task, args, model_args)
+        trainer = _build(trainer_class, model, domain, grade, task, evaluator, args, model_args)
         settings.save(args.output_dir)  # before training, so that a checkpoint of it can be evaluated
         trainer.train(resume_from_checkpoint=resume)
         _save(trainer)
@@ -82,9 +82,11 @@ def _build(
     domain: Domain,
     grade: Grade,
     task: TaskArguments,
+    evaluator: Evaluator | None,
     args: MultiAttemptGRPOConfig,
     model_args: ModelConfig,
 ) -> MultiAttemptGRPOTrainer:
+    watched = _watched(domain, task, args)
     args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
@@ -94,10 +96,10 @@ def _build(
     trainer = trainer_class(
         model,
         args,
-        to_dataset(domain.load_train(task.dataset_name)),
+        to_dataset(domain.load_train(task.dataset_name, _train_rows(task, evaluator, watched))),
         grade,
         preset=domain.preset(args.prompt_preset),
-        eval_dataset=_eval_dataset(domain, task, args),
+        eval_dataset=to_dataset(watched) if watched else None,
         processing_class=load_tokenizer(model, task.chat_template, revision=model_args.model_revision),
         callbacks=[JsonLines(Path(args.output_dir) / METRICS_FILE)],
         quantization_config=get_quantization_config(model_args),
@@ -115,12 +117,22 @@ def _starting_model(domain: Domain, seed: int) -> str:
     return str(domain.build_model(seed))
 
 
-def _eval_dataset(domain: Domain, task: TaskArguments, args: MultiAttemptGRPOConfig) -> Any:
+def _watched(domain: Domain, task: TaskArguments, args: MultiAttemptGRPOConfig) -> list[Question]:
+    """The questions of the evaluation while training; none without `eval_strategy`."""
     if args.eval_strategy == "no":
-        return None
+        return []
     if task.eval_dataset_name is None:
         raise ValueError(f"eval_strategy={args.eval_strategy} needs eval_dataset_name, a benchmark of the domain")
-    return to_dataset(domain.load_benchmark(task.eval_dataset_name))
+    return domain.load_benchmark(task.eval_dataset_name)
+
+
+def _train_rows(task: TaskArguments, evaluator: Evaluator | None, watched: list[Question]) -> TrainRows:
+    benchmarks = evaluator.benchmarks.values() if evaluator is not None else ()
+    return TrainRows(
+        evaluated=[*watched, *(question for questions in benchmarks for question in questions)],
+        keep_benchmark_rows=task.keep_benchmark_rows,
+        drop_unusable_gold=task.drop_unusable_gold,
+    )
 
 
 def _resume(checkpoint: str | bool | None, output_dir: str) -> str | None:

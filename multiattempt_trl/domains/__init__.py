@@ -1,6 +1,6 @@
 """Domains: each folder brings its questions, its words and its grader, as one `DOMAIN` record."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -13,11 +13,47 @@ from multiattempt_trl.rollout.play import Grade
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrainRows:
+    """Which rows of a training set are trained on. What is dropped, the log says."""
+
+    evaluated: Sequence[Question] = ()
+    """What the model will be judged by: training rows with the same problem are dropped."""
+    keep_benchmark_rows: bool = False
+    """Keep those, and what is known to stand in a benchmark in other words."""
+    drop_unusable_gold: bool = False
+    """Drop rows without a gold answer that can be graded against, instead of refusing the set."""
+
+
+ALL_BUT_BENCHMARK_ROWS = TrainRows()
+"""The default: a row without a usable gold answer is an error."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnusableGold:
+    """A row that no answer can be graded against."""
+
+    id: str
+    row: int
+    """Its index, from 0."""
+    gold: str
+    """As the row has it."""
+    reason: str
+
+
+class UnusableGoldError(ValueError):
+    """Rows without a usable gold answer: all of them, with the questions of the other rows."""
+
+    def __init__(self, message: str, unusable: Sequence[UnusableGold], usable: Sequence[Question]) -> None:
+        super().__init__(message)
+        self.unusable, self.usable = tuple(unusable), tuple(usable)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Domain:
     """What training and evaluation need to know of a task."""
 
     name: str
-    load_train: Callable[[str | None], list[Question]]
+    load_train: Callable[[str | None, TrainRows], list[Question]]
     """Training questions from a Hub id or a local file; None for the domain's own set."""
     load_benchmark: Callable[[str], list[Question]]
     """Test questions of a benchmark by name, by `name=path`, or by path (its stem is the name)."""

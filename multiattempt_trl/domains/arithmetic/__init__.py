@@ -6,7 +6,7 @@ from pathlib import Path
 
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.dialogue.prompts import PAPER, PromptPreset
-from multiattempt_trl.domains import Domain
+from multiattempt_trl.domains import Domain, TrainRows
 from multiattempt_trl.domains.arithmetic.grading import grade_exactly
 from multiattempt_trl.domains.arithmetic.questions import Split, questions
 from multiattempt_trl.rollout.play import Grade
@@ -23,8 +23,8 @@ PRESET = PromptPreset(
 BENCHMARKS: dict[str, Split] = {"arithmetic": "test", "arithmetic-validation": "validation"}
 
 
-def load_train(source: str | None) -> list[Question]:
-    """The train split; raises `ValueError` for any other source."""
+def load_train(source: str | None, _rows: TrainRows | None = None) -> list[Question]:
+    """The train split, all of it: it shares no question with the others. Raises `ValueError` for any other source."""
     if source is not None:
         raise ValueError(f"arithmetic makes its own questions, so it cannot read {source!r}; leave the data set out")
     return questions("train")

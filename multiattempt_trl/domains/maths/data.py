@@ -1,24 +1,17 @@
-"""Questions with answers from the Hub or from a local file, whatever their columns are called."""
+"""Where questions with answers come from, a local file or the Hub, and which of them are trained on."""
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 from multiattempt_trl.dialogue.episode import Question
-from multiattempt_trl.graders.normalisation import MAX_ANSWER, clean, key
+from multiattempt_trl.domains import ALL_BUT_BENCHMARK_ROWS, TrainRows, UnusableGoldError
+from multiattempt_trl.domains.maths.rows import SUFFIXES, listed, read_rows, to_questions
 
 logger = logging.getLogger(__name__)
-
-Row = Mapping[str, Any]
-
-PROBLEM_COLUMNS = ("problem", "question", "extra_info.question")
-ANSWER_COLUMNS = ("final_answer", "gt_answer", "answer", "ground_truth", "reward_model.ground_truth", "target")
-"""In the order of preference: where a set has several, the later ones may hold a whole solution."""
-ID_COLUMNS = ("id", "unique_id")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,8 +23,6 @@ class HubSource:
     config: str | None = None
     data_files: str | None = None
     """For a repository of folders without configs."""
-    without_gold: bool = False
-    """The set is known to have rows without a gold answer: drop them instead of refusing it."""
 
 
 BENCHMARKS: dict[str, HubSource] = {
@@ -42,10 +33,7 @@ BENCHMARKS: dict[str, HubSource] = {
     "olympiadbench": HubSource(path="Hothan/OlympiadBench", config="OE_TO_maths_en_COMP", split="train"),
 }
 TRAIN = HubSource(
-    path="hkust-nlp/SimpleRL-Zoo-Data",
-    data_files="simplelr_qwen_level3to5/train.parquet",
-    split="train",
-    without_gold=True,
+    path="hkust-nlp/SimpleRL-Zoo-Data", data_files="simplelr_qwen_level3to5/train.parquet", split="train"
 )
 ALSO_IN_BENCHMARK = {
     "15199380": "simplerl-1473",
@@ -53,54 +41,92 @@ ALSO_IN_BENCHMARK = {
     "2769fc50": "simplerl-5922",
 }
 """Training problems that stand in OlympiadBench in other words, by `problem_digest`; dropped from training."""
+_HUB_ID = re.compile(r"(?P<path>[\w.-]+/[\w.-]+?)(?::(?P<split>[\w.-]+))?")
 
 
-def load_train(spec: str | None = None) -> list[Question]:
+def load_train(spec: str | None = None, rows: TrainRows = ALL_BUT_BENCHMARK_ROWS) -> list[Question]:
     """Training questions: the paper's set for None, else a local file or a Hub id (split `train`).
 
-    Problems that also stand in a benchmark are dropped, and the log names them. Errors as in `load_benchmark`.
+    Problems that also stand in a benchmark are dropped unless `rows` says otherwise. Errors as in `load_benchmark`,
+    and `ValueError` where no row is left.
     """
-    if spec is None:
-        questions = _from_hub("simplerl", TRAIN)
-    elif Path(spec).exists() or "=" in spec:
-        questions = load_benchmark(spec)
-    elif spec.count("/") == 1:
-        questions = _from_hub(spec.split("/")[1], HubSource(path=spec, split="train"))
-    else:
-        raise ValueError(f"training set {spec!r} is neither a local file nor a Hub id such as {TRAIN.path}")
-    kept = [question for question in questions if problem_digest(question.problem) not in ALSO_IN_BENCHMARK]
-    if dropped := len(questions) - len(kept):
-        known = {problem_digest(question.problem): question.id for question in questions}
-        ids = ", ".join(known[digest] for digest in ALSO_IN_BENCHMARK if digest in known)
-        logger.info("dropped %d training questions that also stand in OlympiadBench: %s", dropped, ids)
-    return kept
+    try:
+        questions = _load(spec, split="train", what="training set") if spec else _from_hub("simplerl", TRAIN)
+    except UnusableGoldError as error:
+        known = spec is None  # of the paper's set, that two of its rows have no gold answer
+        if not error.usable or not (known or rows.drop_unusable_gold):
+            raise
+        questions = list(error.usable)
+        named = listed(error.unusable)
+        logger.warning("dropped %d training rows without a usable gold answer: %s", len(error.unusable), named)
+    return questions if rows.keep_benchmark_rows else _without(questions, rows.evaluated)
 
 
 def load_benchmark(spec: str) -> list[Question]:
-    """Test questions: one of `BENCHMARKS` from the Hub, `name=path`, or a local path, whose stem is the name.
+    """Test questions: one of `BENCHMARKS`, a local path, or a Hub id (split `test`), as they are or as `name=...`.
 
-    A local file is JSON lines, JSON, parquet, or a folder saved by `datasets`. Raises `ValueError` for an unknown
-    name, a missing column, a repeated id, and a row whose gold answer is empty or too long to be graded;
-    `ConnectionError` where the Hub does not give the set.
+    A local file is JSON lines, JSON, parquet, or a folder saved by `datasets`. Of several splits one is named as
+    `path:split`. Without a name the path's stem is the name.
+
+    Raises `ValueError` for an unknown name and for rows that are no questions, `UnusableGoldError` for those whose
+    gold answer is empty or too long to be graded, and `ConnectionError` where the Hub does not give the set.
     """
-    path = Path(spec)
-    if path.exists():
-        return _questions(_read_rows(path), path.stem, where=spec)
-    name, equals, local = spec.partition("=")
-    if equals:
-        if not Path(local).exists():
-            raise ValueError(f"{spec!r}: there is no file {local!r}")
-        return _questions(_read_rows(Path(local)), name, where=local)
-    if name in BENCHMARKS:
-        return _from_hub(name, BENCHMARKS[name])
-    raise ValueError(
-        f"benchmark {spec!r} is unknown: choose one of {', '.join(BENCHMARKS)}, a local file, or name=path/to/file"
-    )
+    if not Path(spec).exists() and spec in BENCHMARKS:
+        return _from_hub(spec, BENCHMARKS[spec])
+    return _load(spec, split="test", what="benchmark")
 
 
 def problem_digest(problem: str) -> str:
     """Eight hexadecimal digits that name a problem whatever its line breaks and blanks are."""
-    return blake2b("".join(problem.split()).encode(), digest_size=4).hexdigest()
+    return blake2b("".join(problem.split()).encode(errors="replace"), digest_size=4).hexdigest()
+
+
+def _without(questions: Sequence[Question], evaluated: Sequence[Question]) -> list[Question]:
+    """The questions that stand in no benchmark: neither among `evaluated` nor, in other words, in OlympiadBench."""
+    benchmark_of = dict.fromkeys(ALSO_IN_BENCHMARK, "olympiadbench")
+    benchmark_of |= {problem_digest(question.problem): question.benchmark for question in evaluated}
+    kept: list[Question] = []
+    dropped: dict[str, list[str]] = {}
+    for question in questions:
+        digest = problem_digest(question.problem)
+        if digest in benchmark_of:
+            dropped.setdefault(benchmark_of[digest], []).append(question.id)
+        else:
+            kept.append(question)
+    if dropped:
+        rows = "; ".join(f"{', '.join(ids)} (in {benchmark})" for benchmark, ids in dropped.items())
+        number = len(questions) - len(kept)
+        logger.warning("dropped %d training questions that also stand in a benchmark: %s", number, rows)
+    if not kept:
+        raise ValueError(
+            "every training question also stands in a benchmark of this run; train on another set, or set "
+            "keep_benchmark_rows"
+        )
+    return kept
+
+
+def _load(spec: str, *, split: str, what: str) -> list[Question]:
+    """Questions of a local path or a Hub id, as they are or as `name=...`. `split` is read from the Hub by default."""
+    path = Path(spec)
+    if path.exists():
+        return to_questions(read_rows(path), path.stem, where=spec)
+    name, equals, place = spec.partition("=")
+    if not equals:
+        name, place = path.stem, spec
+    folder, colon, named = place.rpartition(":")
+    if Path(place).exists():
+        return to_questions(read_rows(Path(place)), name, where=place)
+    if colon and Path(folder).exists():
+        return to_questions(read_rows(Path(folder), named), name, where=place)
+    hub = _HUB_ID.fullmatch(place)
+    if hub and not place.endswith(SUFFIXES):
+        return _from_hub(name, HubSource(path=hub["path"], split=hub["split"] or split))
+    if equals or place.endswith(SUFFIXES):
+        raise ValueError(f"{what} {spec!r}: there is no file {place!r}")
+    known = f"one of {', '.join(BENCHMARKS)}, " if what == "benchmark" else ""
+    raise ValueError(
+        f"{what} {spec!r} is unknown: choose {known}a local file, name=path/to/file, or a Hub id such as {TRAIN.path}"
+    )
 
 
 def _from_hub(name: str, source: HubSource) -> list[Question]:
@@ -114,106 +140,6 @@ def _from_hub(name: str, source: HubSource) -> list[Question]:
             f"could not load {source.path} from the Hub ({error}). Without the Hub, give a local file instead of "
             f"{name!r}: JSON lines with the columns problem and answer, for a benchmark as {name}=path/to/file.jsonl"
         ) from error
-    return _questions(list(dataset), name, where=source.path, hub=source)
-
-
-def _read_rows(path: Path) -> list[Row]:
-    """Rows of a local file, by its suffix; of a folder, by what `datasets.save_to_disk` leaves."""
-    if path.is_dir():
-        return _read_saved(path)
-    if path.suffix == ".parquet":
-        from pyarrow import parquet  # type: ignore[import-untyped]
-
-        return list(parquet.read_table(path).to_pylist())
-    if path.suffix not in (".jsonl", ".json"):
-        raise ValueError(f"{path}: expected .jsonl, .json, .parquet or a folder saved by `datasets`")
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".jsonl":  # one object a line is one list once the lines are joined
-        text = "[" + ",\n".join(line for line in text.split("\n") if line.strip()) + "]"
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: expected a list of objects, one for each question")
-    return rows
-
-
-def _read_saved(path: Path) -> list[Row]:
-    from datasets import DatasetDict, load_from_disk
-
-    saved = load_from_disk(str(path))
-    if isinstance(saved, DatasetDict):
-        if len(saved) != 1:
-            raise ValueError(f"{path} holds the splits {', '.join(saved)}: name the folder of one of them")
-        saved = next(iter(saved.values()))
-    return list(saved)
-
-
-def _questions(rows: Sequence[Row], name: str, where: str, hub: HubSource | None = None) -> list[Question]:
-    """Questions of the rows. `name` is the benchmark, `where` is what error messages call the source."""
-    if not rows:
-        raise ValueError(f"{where} holds no rows")
-    problem_column = _column(rows[0], PROBLEM_COLUMNS, where, "the problem")
-    answer_column = _column(rows[0], ANSWER_COLUMNS, where, "the answer")
-    id_column = next((column for column in ID_COLUMNS if column in rows[0]), None)
-    questions: list[Question] = []
-    seen: dict[str, int] = {}
-    for index, row in enumerate(rows):
-        answer = _answer_text(_value(row, answer_column))
-        if not key(clean(answer)):
-            if hub is not None and hub.without_gold:
-                continue
-            raise ValueError(f"{where}: row {index} has an empty answer in {answer_column!r}; fill or drop the row")
-        if len(answer) > MAX_ANSWER:
-            raise ValueError(
-                f"{where}: row {index}'s answer has {len(answer)} characters and none above {MAX_ANSWER} is graded; "
-                f"is {answer_column!r} the column of the final answer?"
-            )
-        question_id = _question_id(row, id_column, name, index, from_hub=hub is not None)
-        if question_id in seen:
-            raise ValueError(f"{where}: rows {seen[question_id]} and {index} share the id {question_id!r}")
-        seen[question_id] = index
-        problem = str(_value(row, problem_column) or "")
-        questions.append(Question(id=question_id, problem=problem, answer=answer, benchmark=name))
-    if len(rows) > len(questions):
-        logger.info("dropped %d rows of %s without a gold answer", len(rows) - len(questions), where)
-    return questions
-
-
-def _column(row: Row, candidates: Sequence[str], where: str, what: str) -> str:
-    """The first candidate that the row has; `a.b` is the field b of the column a."""
-    for candidate in candidates:
-        outer, _, inner = candidate.partition(".")
-        if outer in row and (not inner or (isinstance(row[outer], Mapping) and inner in row[outer])):
-            return candidate
-    raise ValueError(f"{where}: no column for {what}: looked for {', '.join(candidates)}; it has {', '.join(row)}")
-
-
-def _value(row: Row, column: str) -> Any:
-    outer, _, inner = column.partition(".")
-    value = row.get(outer)
-    return value.get(inner) if inner and isinstance(value, Mapping) else value
-
-
-def _answer_text(value: Any) -> str:
-    """A gold answer as text: whole floats without their point, several answers joined by commas; empty for None.
-
-    >>> _answer_text(27.0), _answer_text(["$69$", "$84$"]), _answer_text(None)
-    ('27', '$69$,$84$', '')
-    """
-    if value is None:
-        return ""
-    if isinstance(value, list | tuple):
-        return ",".join(_answer_text(part) for part in value)
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
-
-
-def _question_id(row: Row, column: str | None, name: str, index: int, *, from_hub: bool) -> str:
-    """The row's own id, else `<name>-<row>`. A Hub id often is a bare number, so there the name goes before it."""
-    own = row.get(column) if column is not None else None
-    if own is None:
-        return f"{name}-{index}"
-    return f"{name}-{own}" if from_hub else str(own)
+    except ValueError as error:  # a split or a config that the set does not have
+        raise ValueError(f"could not load {source.path} from the Hub: {error}") from error
+    return to_questions(list(dataset), name, where=source.path, name_in_id=True)

@@ -1,0 +1,187 @@
+"""Rows of local files and of the Hub as questions, whatever their columns are called."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from multiattempt_trl.dialogue.episode import Question
+from multiattempt_trl.domains import UnusableGold, UnusableGoldError
+from multiattempt_trl.graders.normalisation import MAX_ANSWER, clean, key
+
+Row = Mapping[str, Any]
+
+PROBLEM_COLUMNS = ("problem", "question", "extra_info.question")
+ANSWER_COLUMNS = ("final_answer", "gt_answer", "answer", "ground_truth", "reward_model.ground_truth", "target")
+"""In the order of preference: where a set has several, the later ones may hold a whole solution."""
+ID_COLUMNS = ("id", "unique_id")
+SUFFIXES = (".jsonl", ".json", ".parquet")
+LISTED = 5
+"""Unusable rows that are named; the others are counted."""
+_EXACT_FLOAT = 2**53  # above it, a float's digits as an integer are not those that were written
+
+
+def read_rows(path: Path, split: str | None = None) -> list[Row]:
+    """Rows of a local file, by its suffix; of a folder, by what `datasets.save_to_disk` leaves.
+
+    Raises `ValueError` for anything else, and where it cannot be read.
+    """
+    if path.is_dir():
+        return _read_saved(path, split)
+    if split is not None:
+        raise ValueError(f"{path} is one file and has no split {split!r}")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: expected {', '.join(SUFFIXES)} or a folder saved by `datasets`")
+    try:
+        rows = _READERS[path.suffix](path)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path}: expected a list of objects, one for each question")
+    return rows
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def _read_json_lines(path: Path) -> list[Any]:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}, is not valid JSON: {error}") from error
+    return rows
+
+
+def _read_parquet(path: Path) -> list[Any]:
+    from pyarrow import ArrowInvalid, parquet  # type: ignore[import-untyped]
+
+    try:
+        return list(parquet.read_table(path).to_pylist())
+    except ArrowInvalid as error:
+        raise ValueError(f"{path} is not a parquet file: {error}") from error
+
+
+_READERS = {".json": _read_json, ".jsonl": _read_json_lines, ".parquet": _read_parquet}
+
+
+def _read_saved(path: Path, split: str | None) -> list[Row]:
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        saved = load_from_disk(str(path))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is not a folder saved by `datasets`: {error}") from error
+    splits = dict(saved) if isinstance(saved, DatasetDict) else {split or "": saved}
+    if split is None and len(splits) == 1:
+        (split,) = splits
+    if split not in splits:
+        raise ValueError(f"{path} holds the splits {', '.join(splits)}: name one, as {path}:{next(iter(splits))}")
+    return list(splits[split])
+
+
+def to_questions(rows: Sequence[Row], name: str, where: str, *, name_in_id: bool = False) -> list[Question]:
+    """Questions of the rows, with their gold answers as `normalisation.clean` writes them.
+
+    Args:
+        rows: all with the columns of the first.
+        name: the benchmark.
+        where: what error messages call the source.
+        name_in_id: the name goes before an id of the row's own, which on the Hub often is a bare number.
+
+    Raises `UnusableGoldError` for gold answers that are empty after normalisation or too long to be graded, and
+    `ValueError` for a missing column, a row without a problem and a repeated id.
+    """
+    if not rows:
+        raise ValueError(f"{where} holds no rows")
+    problem_column = _column(rows[0], PROBLEM_COLUMNS, where, "the problem")
+    answer_column = _column(rows[0], ANSWER_COLUMNS, where, "the answer")
+    questions: list[Question] = []
+    unusable: list[UnusableGold] = []
+    for index, (question_id, row) in enumerate(zip(_ids(rows, name, where, name_in_id), rows, strict=True)):
+        problem = _value(row, problem_column)
+        if not isinstance(problem, str) or not problem.strip():
+            raise ValueError(f"{where}: row {index} (id {question_id!r}) has no problem in {problem_column!r}")
+        gold = _answer_text(_value(row, answer_column))
+        if reason := why_unusable(gold):
+            unusable.append(UnusableGold(id=question_id, row=index, gold=gold, reason=reason))
+        else:
+            questions.append(Question(id=question_id, problem=problem, answer=clean(gold), benchmark=name))
+    if unusable:
+        raise UnusableGoldError(
+            f"{where}: no usable gold answer in {answer_column!r}: {listed(unusable)}. Fill or drop the rows (for "
+            "training: drop_unusable_gold), or rename the column if it is not that of the final answer",
+            unusable,
+            questions,
+        )
+    return questions
+
+
+def why_unusable(gold: str) -> str:
+    r"""Why nothing can be graded against this answer; empty where it can.
+
+    >>> why_unusable("5"), why_unusable(r"$\text{}$"), why_unusable("x" * 1001)
+    ('', 'empty', '1001 characters, and none above 1000 is graded')
+    """
+    if len(gold) > MAX_ANSWER:
+        return f"{len(gold)} characters, and none above {MAX_ANSWER} is graded"
+    return "" if key(clean(gold)) else "empty"
+
+
+def listed(unusable: Sequence[UnusableGold]) -> str:
+    """The first few rows with what is wrong with each, and how many more there are."""
+    named = [f"row {gold.row} (id {gold.id!r}): {gold.reason}" for gold in unusable[:LISTED]]
+    more = [f"and {len(unusable) - LISTED} more"] if len(unusable) > LISTED else []
+    return "; ".join([*named, *more])
+
+
+def _column(row: Row, candidates: Sequence[str], where: str, what: str) -> str:
+    """The first candidate that the row has; `a.b` is the field b of the column a."""
+    for candidate in candidates:
+        outer, _, inner = candidate.partition(".")
+        if outer in row and (not inner or (isinstance(row[outer], Mapping) and inner in row[outer])):
+            return candidate
+    raise ValueError(f"{where}: no column for {what}: looked for {', '.join(candidates)}; it has {', '.join(row)}")
+
+
+def _value(row: Row, column: str) -> Any:
+    outer, _, inner = column.partition(".")
+    value = row.get(outer)
+    return value.get(inner) if inner and isinstance(value, Mapping) else value
+
+
+def _answer_text(value: Any) -> str:
+    """A gold answer as text: whole floats without their point, several answers with a comma and a blank between them,
+    which no separator of thousands has; empty for None and NaN, the missing value of a table.
+
+    >>> _answer_text(27.0), _answer_text(["$100$", "$400$"]), _answer_text(None), _answer_text(float("nan"))
+    ('27', '$100$, $400$', '', '')
+    >>> _answer_text(4.5e33)
+    '4.5e+33'
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, list | tuple):
+        return ", ".join(_answer_text(part) for part in value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_FLOAT:
+        return str(int(value))
+    return str(value).strip()
+
+
+def _ids(rows: Sequence[Row], name: str, where: str, name_in_id: bool) -> Iterable[str]:
+    """Each row's own id, else `<name>-<row>`. Raises `ValueError` where two are the same."""
+    column = next((column for column in ID_COLUMNS if column in rows[0]), None)
+    seen: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        own = row.get(column) if column is not None else None
+        question_id = f"{name}-{index}" if own is None else f"{name}-{own}" if name_in_id else str(own)
+        if question_id in seen:
+            raise ValueError(f"{where}: rows {seen[question_id]} and {index} share the id {question_id!r}")
+        seen[question_id] = index
+        yield question_id
