@@ -3,12 +3,12 @@ r"""What does grading cost? Ours against math-verify with its defaults, on the s
     python bench/grading.py [FILE ...]
 
 A FILE is JSON lines with gold answers in `answer`, such as a training set; without one the labelled pairs of
-tests/grading are taken. For each gold answer there are two responses: the answer written otherwise, and the gold answer
-seven rows on.
+tests/grading are taken. For each gold answer there are two responses: the answer written otherwise, and the gold
+answer seven rows on.
 
-Printed: CPU per answer (median, 99th percentile, largest) and answers per CPU second of both, cold (each answer for the
-first time) and warm (again); the throughput of the pool with one and two workers, by the clock; and what a rollout of
-1,024 dialogues with five attempts each costs, all wrong, when generation takes one second for 256 attempts and no
+Printed: CPU per answer (median, 99th percentile, largest) and answers per CPU second of both, cold (each answer for
+the first time) and warm (again); the throughput of the pool with one and two workers, by the clock; and what a rollout
+of 1,024 dialogues with five attempts each costs, all wrong, when generation takes one second for 256 attempts and no
 processor, as on an accelerator: CPU seconds, and the wall time over that with a grader that knows the verdicts. The
 last line is all of it as JSON.
 """

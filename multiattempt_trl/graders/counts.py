@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 ALERT_TIMEOUTS = 0.005
 """Share of answers that time out from which on something is wrong: real answers hardly ever do."""
-UNREAD = ("too long", "too expensive", "unparsed")
+UNREAD = ("too long", "too expensive", "not understood", "unparsed")
 """Reasons for which an answer was wrong without being understood."""
 
 

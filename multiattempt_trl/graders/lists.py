@@ -48,8 +48,13 @@ def same_parts(gold: str, answer: str, equal: Equal) -> Decision | None:
     if (values := _named_values(gold_parts, answer_parts)) is not None:
         return _all(map(equal, *values)) if len(values[0]) == len(values[1]) else wrong("different number of answers")
     open_ended = any(has_plus_minus(item) or r"\ldots" in item for item in gold_parts.items + answer_parts.items)
-    if open_ended or gold_parts.ordered != answer_parts.ordered:
+    if open_ended:
         return None
+    if gold_parts.ordered != answer_parts.ordered:
+        if {gold_parts.brackets, answer_parts.brackets} != {"", "()"}:
+            return wrong("different brackets")
+        in_order = _all(map(equal, gold_parts.items, answer_parts.items)) if gold_count == answer_count else None
+        return in_order or wrong("different brackets")
     if gold_parts.ordered and gold_parts.brackets != answer_parts.brackets:
         return wrong("different brackets")
     if gold_count != answer_count:

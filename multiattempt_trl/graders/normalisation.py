@@ -12,6 +12,7 @@ MAX_ANSWER = 1_000
 _CHARACTERS = str.maketrans(
     {"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "⁄": "/", "÷": "/", "∕": "/", "∶": ":", "′": "'", "’": "'"}
     | {"≤": r"\leq ", "≥": r"\geq ", "⩽": r"\leq ", "⩾": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "±": r"\pm "}
+    | {"→": r"\to ", "⇒": r"\to ", "、": ",", "，": ","}
     | {"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*", "∓": r"\mp ", "≅": r"\approx "}
     | {"∞": r"\infty ", "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ", "𝜋": r"\pi "}
     | {"γ": r"\gamma ", "δ": r"\delta ", "φ": r"\phi ", "ω": r"\omega ", "σ": r"\sigma ", "τ": r"\tau ", "ρ": r"\rho "}
@@ -27,7 +28,8 @@ _ROOT = re.compile(r"√\s*(\d+(?:\.\d+)?|[A-Za-z]|\([^()]*\)|\{)")
 
 _SPACING = re.compile(r"(?<!\\)\\[,;:!> \n]|\\(?:quad|qquad|thinspace|enspace|space)(?![A-Za-z])|~")
 _LAYOUT = re.compile(
-    r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|strut)(?![A-Za-z])"
+    r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|strut"
+    r"|large|Large|LARGE|huge|Huge|small|normalsize|bf|rm|it|sf|checkmark|blacksquare|square|ensuremath)(?![A-Za-z])"
     r"|\\(?:[hv]space|[hv]?phantom|label|tag|color|textcolor|class)\*?\{[^{}]*\}"
 )
 _SYNONYMS = {
@@ -46,6 +48,10 @@ _COMMAND = re.compile(rf"(?<!\\)\\({'|'.join(sorted(_SYNONYMS, key=len, reverse=
 _BLACKBOARD = re.compile(r"\\(?:mathbb|Bbb|mathbf)\s*(?:\{\s*([RZQNC])\s*\}|([RZQNC]))")
 _DEGREE = re.compile(r"(?:\{\})?\^\s*(?:\\circ(?![A-Za-z])|\{\s*(?:\\circ|\\text\{o\}|\\mathrm\{o\})\s*\})\s*")
 _FONT_SWITCH = re.compile(r"\{\s*\\(?:bf|it|rm|em|tt|sf|cal)(?![A-Za-z])\s*([^{}]*)\}")
+_BARE_ARGUMENTS = re.compile(r"\\frac\s*(\\[A-Za-z]+|[A-Za-z0-9])\s*(\\[A-Za-z]+|[A-Za-z0-9])")
+_BARE_ARGUMENT = re.compile(r"\\(frac\s*\{[^{}]*\}|sqrt)\s*([A-Za-z0-9])")
+_PYTHON = re.compile(r"(?<![A-Za-z\\{])(pi|ln|log|sin|cos|tan|exp|arcsin|arccos|arctan)(?=\(|\b(?![A-Za-z ]))")
+_PERCENT = re.compile(r"\\(?:text|mathrm|mbox)\{\s*percent\s*\}|(?<![A-Za-z\\])percent(?![A-Za-z])")
 _ONE_CHARACTER = re.compile(r"([_^])\s*\{\s*([A-Za-z0-9])\s*\}(?![0-9A-Za-z])")
 _MATHS = re.compile(r"(?<!\\)(?:\$|\\[()\[\]])")  # where mathematics begins and ends; `\\[2pt]` is a matrix row
 _STYLE = r"\\(?:text(?:bf|it|rm|sf|tt|up|normal)?|math(?:rm|bf|it|sf|tt|cal|normal)|[mhf]box|boldsymbol|bm|emph"
@@ -67,8 +73,13 @@ def clean(answer: str) -> str:
     text = _LAYOUT.sub("", _MATHS.sub("", text))
     # `\!` closes a gap, every other spacing command opens one. Not after a backslash: `\\\\ ` is a new matrix row.
     text = _SPACING.sub(lambda found: "" if found[0] == r"\!" else " ", text)
+    text = re.sub(r"\\(?:text|mathrm|mbox)\s*\{\s*\}", " ", text)
     text = _COMMAND.sub(_synonym, _FONT_SWITCH.sub(r"\\mathrm{\1}", text))
     text = _DEGREE.sub(r"^\\circ ", text)
+    text = _BARE_ARGUMENT.sub(r"\\\1{\2}", _BARE_ARGUMENTS.sub(r"\\frac{\1}{\2}", text))
+    text = _PYTHON.sub(r"\\\1", re.sub(r"(?<!\\)sqrt\(([^()]*)\)", r"\\sqrt{\1}", text))
+    text = re.sub(r"(?<=[\w)}])\*\*(\w+|\([^()]*\))", r"^{\1}", text)
+    text = _PERCENT.sub(r"\\%", text)
     text = _ONE_CHARACTER.sub(r"\1\2", text)
     text = _BLACKBOARD.sub(lambda found: rf"\mathbb{{{found[1] or found[2]}}}", text)
     return _unwrap(re.sub(r"\s+", " ", text))
@@ -126,7 +137,7 @@ def key(cleaned: str) -> str:
     >>> key(r"x = \text{ odd }"), key(r"\text{(C)}"), key(r"\text{}"), key("{{5}}"), key(r"\$5")
     ('x=odd', 'C', '', '5', '5')
     """
-    text = plain(cleaned).replace(r"\$", "")
+    text = re.sub(r"\s+", " ", plain(cleaned).replace(r"\$", ""))
     text = re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text)
     while text.startswith("{") and text.endswith("}") and "{" not in text[1:-1].strip("{}"):
         text = text[1:-1]

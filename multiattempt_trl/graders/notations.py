@@ -23,9 +23,8 @@ _BASE_WORDS = {
         ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"), start=2
     )
 } | {"binary": "2", "octal": "8", "decimal": "10", "hex": "16", "hexadecimal": "16", "sixteen": "16"}
-_BASED = re.compile(
-    r"(-?)\(?(-?)([0-9A-Za-z]*\d[0-9A-Za-z]*|[A-F]+)(\.[0-9A-Za-z]+)?\)?(?:_\{?\(?(?:base)?(\w+)\)?\}?|\(?base-?(\w+)\)?)"
-)
+_BASED = re.compile(r"(-?)\(?(-?)([0-9A-Za-z]*\d[0-9A-Za-z]*|[A-F]+)(\.[0-9A-Za-z]+)?\)?_\{?\(?(?:base)?(\w+)\)?\}?")
+_IN_BASE = re.compile(r"\(?(?:in)?base-?(\w+)\)?$|(?:in)?\(?(binary|octal|decimal|hexadecimal)\)?$")
 _DIGITS = re.compile(r"(-?)\(?([0-9A-Z]*\d[0-9A-Z]*)(\.[0-9A-Z]+)?\)?")
 
 _MAX_DIGITS = 100
@@ -48,6 +47,8 @@ def same_choice(gold: str, answer: str) -> bool | None:
     letter = _LETTER.fullmatch(gold_text)
     if letter:
         label = _LABELLED.fullmatch(answer_text)
+        if label and re.search(r"\([A-Z]\)|\\to|\b(?:either|or|not|and)\b", label[4]):  # another choice behind it
+            return False
         if label is None or _letters(answer_text):
             return None if len(gold_text) == 1 and _letters(answer_text) is None else False
         given = label[1] or label[2] or label[3]
@@ -94,17 +95,18 @@ def same_in_base(gold: str, answer: str) -> bool | None:
         return None
     if not (gold_digits and answer_digits):
         return False if gold_base is not None else None
-    return gold_digits == answer_digits and (gold_base or answer_base) == (answer_base or gold_base)
+    # A base that is not asked for is another number.
+    return gold_digits == answer_digits and (answer_base or gold_base) == (gold_base or 10)
 
 
 def _digits(text: str) -> tuple[str, int | None]:
     """The digits without leading zeros, and the base; empty and None for what is not a number in some base."""
-    text = key(text)[:_MAX_DIGITS]
+    text = _IN_BASE.sub(lambda found: f"_{found[1] or found[2]}", key(text)[:_MAX_DIGITS])
     found = _BASED.fullmatch(text)
     if found is None:
         found = _DIGITS.fullmatch(text)
         return (found[1] + found[2].lstrip("0") + (found[3] or ""), None) if found else ("", None)
-    name = (found[5] or found[6]).lower()
+    name = found[5].lower()
     base = _BASE_WORDS.get(name, name)
     digits = found[3].upper()
     value = int(base) if base.isdecimal() and len(base) < 3 else 0
@@ -122,6 +124,8 @@ def same_time(gold: str, answer: str) -> bool | None:
     (False, True, None, None)
     """
     gold_time, answer_time = _time(gold), _time(answer)
+    if gold_time and gold_time[1] and answer_time is None and ":" in answer:
+        return False
     if gold_time is None or answer_time is None or not (gold_time[2] or answer_time[2]):
         return None
     (clock, half, _), (other, other_half, _) = gold_time, answer_time

@@ -11,7 +11,8 @@ from multiattempt_trl.graders.decision import Decision, Stage, Undecided, by_rul
 from multiattempt_trl.graders.lists import same_parts
 from multiattempt_trl.graders.normalisation import key, plain
 from multiattempt_trl.graders.numbers import TOLERANCE, PlainNumber, join_thousands, numbers_equal, parse_number
-from multiattempt_trl.graders.structure import chain, parts, split_name, without_brackets
+from multiattempt_trl.graders.structure import both_signs, chain, has_plus_minus, parts, split_name, without_brackets
+from multiattempt_trl.graders.syntax import is_formula, several_labels
 from multiattempt_trl.graders.units import split_unit, units_differ
 from multiattempt_trl.graders.values import values_differ
 from multiattempt_trl.graders.words import meaning, phrase, without_lead, without_qualifier
@@ -44,6 +45,8 @@ def decide(gold: str, answer: str, tolerance: Fraction = TOLERANCE, depth: int =
         return SAME_TEXT
     if (decision := _as_numbers(gold, answer, tolerance)) is not None:
         return decision
+    if several_labels(answer) and not several_labels(gold) and not _has_letters(gold):
+        return wrong("several answers")
     if _PLACEHOLDER.fullmatch(key(answer)):
         return wrong("placeholder")
     for reason, rule in _NOTATIONS:
@@ -57,6 +60,8 @@ def decide(gold: str, answer: str, tolerance: Fraction = TOLERANCE, depth: int =
             return outcome
     if values_differ(gold, answer, margin=float(10 * tolerance)):
         return by_rule(False, "values")
+    if not is_formula(answer, gold):
+        return wrong("not understood")
     return Undecided(gold=gold, answer=answer)
 
 
@@ -79,6 +84,8 @@ def _as_numbers(gold: str, answer: str, tolerance: Fraction) -> Decision | None:
         return None
     if re.search(r",\s", answer):  # 100, 400 are two answers
         return None
+    if gold_number.percent != answer_number.percent and r"\$" in gold + answer:
+        return wrong("different unit")
     equal = numbers_equal(gold_number, answer_number, tolerance)
     return Decision(equal=equal, stage=Stage.NUMBER, reason="same number" if equal else "different number")
 
@@ -101,11 +108,14 @@ def _by_unit(gold: str, answer: str, tolerance: Fraction, depth: int) -> Decisio
     return decide(bare_gold, bare_answer, tolerance, depth + 1)
 
 
-def _by_parts(gold: str, answer: str, tolerance: Fraction, depth: int) -> Decision | None:
+def _by_parts(gold: str, answer: str, tolerance: Fraction, depth: int) -> Decision | Undecided | None:
     def equal(one: str, other: str) -> bool | None:
         outcome = decide(one, other, tolerance, depth + 1)
         return outcome.equal if isinstance(outcome, Decision) else None
 
+    listed = [", ".join(sign for item in parts(text).items for sign in both_signs(item)) for text in (gold, answer)]
+    if has_plus_minus(gold + answer) and not has_plus_minus("".join(listed)) and not parts(gold).ordered:
+        return same_parts(listed[0], listed[1], equal) or Undecided(gold=listed[0], answer=listed[1])
     return same_parts(gold, answer, equal)
 
 
@@ -114,8 +124,10 @@ def _by_name(gold: str, answer: str, tolerance: Fraction, depth: int) -> Decisio
     (gold_name, gold_value), (answer_name, answer_value) = split_name(gold), split_name(answer)
     if not (gold_name or answer_name):
         return None
-    if any("," in value and "=" in value for value in (gold_value, answer_value)):
+    if any("=" in value and len(parts(value).items) > 1 for value in (gold_value, answer_value)):
         return None
+    if any(r"\frac" in name for name in (gold_name, answer_name)) and gold_name != answer_name:
+        return None  # derivatives
     if gold_name and answer_name and gold_name != answer_name:
         if (gold_name, answer_name) == (key(answer_value), key(gold_value)):  # a = b and b = a
             return by_rule(True, "equation")
@@ -146,12 +158,25 @@ def _by_chain(gold: str, answer: str, tolerance: Fraction, depth: int) -> Decisi
     numbers = [form for form in (split_unit(form)[0] for form in answer_forms) if _number(form) is not None]
     if any(not _rounds_to(*pair) for pair in pairwise(numbers)):
         return wrong("several answers")
+    if any(_values_disagree(*pair, approximately=r"\approx" in answer) for pair in pairwise(answer_forms)):
+        return wrong("several answers")
     if len(gold_forms) == 1 and len(numbers) < 2:
-        form = answer_forms[-1] if _number(gold) or not numbers else answer_forms[0]
-        return decide(gold, form, tolerance, depth + 1)
+        last = _number(gold) or not numbers or _has_letters(gold)
+        return decide(gold, answer_forms[-1 if last else 0], tolerance, depth + 1)
     outcomes = [decide(one, other, tolerance, depth + 1) for one in gold_forms[:3] for other in answer_forms[:3]]
     equal = next((found for found in outcomes if isinstance(found, Decision) and found.equal), None)
     return equal or outcomes[0]
+
+
+def _values_disagree(one: str, other: str, *, approximately: bool) -> bool:
+    """Whether two forms are no forms of one value; a formula and what came of it for certain letters may differ."""
+    if _has_letters(one) != _has_letters(other):
+        return False
+    return values_differ(one, other, margin=0.02 if approximately or "." in one + other else 1e-5)
+
+
+def _has_letters(text: str) -> bool:
+    return re.search(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+|(?<![A-Za-z])[ei](?![A-Za-z])", "", text)) is not None
 
 
 def _is_chain(text: str) -> bool:

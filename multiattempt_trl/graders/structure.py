@@ -9,15 +9,16 @@ from multiattempt_trl.graders.normalisation import key, plain
 _PUNCTUATION = re.compile(r"\\[{}|A-Za-z]?|[()\[\]{},;=<>]")
 _CONJUNCTION = re.compile(
     r"[,;]?\s*(?:\\(?:text(?:rm|bf|it|normal)?|mathrm|mbox)\s*\{\s*,?\s*(?:and|or|\\&)\s*,?\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
-    r"|\\lor(?![A-Za-z])|\\text\s*\{\s*[,;]\s*\})\s*",
+    r"|\\lor(?![A-Za-z])|\\&|\\text\s*\{\s*\\?&\s*\}|\\text\s*\{\s*[,;]\s*\})\s*",
     re.IGNORECASE,
 )
 _TEXT = re.compile(r"(\\(?:text(?:rm|bf|it|normal)?|mathrm|mbox)\s*\{)([^{}]*)\}")
 _IN_TEXT = re.compile(r"\s*[,;]\s*(?:(?:and|or)\b)?\s*|\s+(?:and|or)\s+", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z\\(|\[][A-Za-z0-9\\_{}'|(),\[\]]*")
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])|\\mp(?![A-Za-z])|\+/-|\+-")
+_SET_BUILDER = re.compile(r"\\\{\s*[a-z]\s*(?:\\in\s*\\mathbb\{R\})?\s*[|:](.*)\\\}", re.DOTALL)
 _MATRIX = re.compile(
-    r"[(\[]?\s*\\begin\{([pbvBV]?(?:small)?matrix|array)\}(?:\s*\{[^{}]*\})?(.*)\\end\{\1\}\s*[)\]]?", re.DOTALL
+    r"[(\[]?\s*\\begin\{([pbB]?(?:small)?matrix|array)\}(?:\s*\{[^{}]*\})?(.*)\\end\{\1\}\s*[)\]]?", re.DOTALL
 )
 
 
@@ -113,13 +114,17 @@ def _balanced(text: str) -> bool:
 
 
 def without_brackets(cleaned: str) -> str:
-    """The answer without round brackets around all of it, where they hold one thing.
+    r"""The answer without the brackets around all of it where they hold one thing; a French interval in English ones.
 
-    >>> without_brackets("(-7)"), without_brackets("(1,2)"), without_brackets("(1)(2)")
-    ('-7', '(1,2)', '(1)(2)')
+    >>> without_brackets("(-7)"), without_brackets("(1,2)"), without_brackets("(1)(2)"), without_brackets("]0,1]")
+    ('-7', '(1,2)', '(1)(2)', '(0,1]')
     """
+    french = re.fullmatch(r"([\[\]])([^\[\],]+,[^\[\],]+)([\[\]])", cleaned.strip())
+    if french and (french[1], french[3]) != ("[", "]"):  # ]0,1[
+        return {"[": "[", "]": "("}[french[1]] + french[2] + {"]": "]", "[": ")"}[french[3]]
     inner, brackets = _inside(cleaned.strip())
-    return inner.strip() if brackets == "()" and len(_items(inner)) == 1 and inner.strip() else cleaned
+    one_thing = brackets == "()" or (brackets == "{}" and not re.search(r"[|:]", inner))
+    return inner.strip() if one_thing and len(_items(inner)) == 1 and inner.strip() else cleaned
 
 
 def split_name(cleaned: str) -> tuple[str, str]:
@@ -184,12 +189,19 @@ def intervals(cleaned: str) -> list[str] | None:
     >>> intervals(r"-2 \leq x < 7"), intervals(r"x \neq 3"), intervals("(1,2)"), intervals("x < y")
     (['[-2,7)'], ['(-\\infty,3)', '(3,\\infty)'], ['(1,2)'], None)
     """
+    if builder := _SET_BUILDER.fullmatch(cleaned):
+        return intervals(builder[1].strip())
     if cleaned == r"\mathbb{R}":
         return [r"(-\infty,\infty)"]
     united = [piece.strip() for piece in re.split(r"\\cup(?![A-Za-z])", cleaned)]
     if all(_inside(piece)[1] not in ("", "{}") and len(_items(_inside(piece)[0])) == 2 for piece in united):
         return united
-    found = [_as_intervals(item) for item in parts(cleaned).items]
+    items = parts(cleaned).items
+    if len(items) > 1 and all(
+        _inside(item)[1] not in ("", "{}") and len(_items(_inside(item)[0])) == 2 for item in items
+    ):
+        return list(items)
+    found = [_as_intervals(item) for item in items]
     return [piece for pieces in found for piece in pieces or ()] if all(found) else None
 
 

@@ -4,6 +4,8 @@ import re
 from collections import Counter
 from functools import lru_cache
 
+from multiattempt_trl.graders.normalisation import plain
+
 Unit = tuple[tuple[str, int], ...]
 """Names with their powers, sorted: `m/s` is `(("m", 1), ("s", -1))`."""
 
@@ -22,7 +24,7 @@ _NAMES = {
     name: group.split()[0] for group in re.split(r"[|\n]", _SPELLINGS) if group.strip() for name in group.split()
 }
 _COMPOUND = {"mph": (("h", -1), ("mi", 1)), "kph": (("h", -1), ("km", 1)), "cc": (("cm", 3),)}
-_ONE_LETTER = frozenset("msghLlJNWKVACTG")
+_ONE_LETTER = frozenset("msghLlJNWKVACTGÅΩ")
 _POWERS_BEFORE, _POWERS_AFTER = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}, {"squared": 2, "cubed": 3}
 _NEUTRAL = frozenset(
     """
@@ -37,17 +39,24 @@ _NO_UNIT = frozenset(
     and or any not no if is are was when where for with then than because since so but the only both either neither
     true false correct wrong answer otherwise except maybe also undefined infinity infinite none to by as sin cos
     tan log ln exp lim max mod gcd lcm det sqrt pi choose
+    plus minus times half halves third thirds quarter quarters fourth fourths fifths tenth tenths hundredths factorial
+    hundred thousand million billion trillion dozen one two three four five six seven eight nine ten percent either
     """.split()  # noqa: SIM905  # one word after another reads best
 )
 _STYLE = r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|hbox|operatorname|rm)"
 _POWER = r"(?:\s*\^\s*(?:\{\s*(?P<power>-?\d)\s*\}|(?P<power1>-?\d)))?"
 _TRAILING = re.compile(
     rf"(?P<join>(?:\s|/|\\cdot(?![A-Za-z])|\\,|\^(?=\\circ))*)"
-    rf"(?:{_STYLE}\s*\{{(?P<styled>[^{{}}]*)\}}|(?P<bare>(?<![A-Za-z\\])[A-Za-zµΩÅ]+|[€£¥¢₹]|\\\$)|(?P<circle>\\circ))"
+    rf"(?:{_STYLE}\s*\{{(?P<styled>(?:[^{{}}]|\^\{{-?\d\}})*)\}}|(?P<bare>(?<![A-Za-z\\])[A-Za-zµΩÅ]+|[€£¥¢₹]|\\\$)|(?P<circle>\\circ)\s*(?P<scale>[CF]|\\(?:text|mathrm)\s*\{{\s*[CF]\s*\}})?)"
     rf"{_POWER}[.,;]?\s*$"
 )
 _TRIGONOMETRY = re.compile(r"\\(?:a?sin|a?cos|a?tan|cot|sec|csc|arc\w+)")
-_LEADING_CURRENCY = re.compile(r"^(-?)\s*(?:\\text\s*\{)?\s*(?:US\s*)?(\\\$|€|£|¥|₹)\s*\}?\s*")
+_LEADING_CURRENCY = re.compile(r"^(-?)\s*(?:\\text\s*\{)?\s*(?:US\s*)?(\\\$|€|£|¥|₹|USD)\s*\}?\s*")
+_QUOTIENT = re.compile(
+    r"(.*[\d}])\s*\\frac\{(\\[a-z]+\{[^{}]*\}|[A-Za-z^ 0-9]*)\}\{(\\[a-z]+\{[^{}]*\}(?:\^\d)?|[A-Za-z^ 0-9]*)\}",
+    re.DOTALL,
+)
+_PRIME = re.compile(r"([-\d.]+)\s*('+|\^\{?(?:\s*\\prime)+\s*\}?)")
 _TOKEN = re.compile(r"[A-Za-zµΩÅ°€£¥¢₹]+|\\\$|\^?-?\d+|/")
 _MAX_WORDS = 5
 
@@ -65,6 +74,12 @@ def split_unit(cleaned: str, *, letters: bool = False) -> tuple[str, Unit]:
     >>> split_unit("5x"), split_unit(r"5 \text{ or any number}"), split_unit(r"\tan 15^\circ ")
     (('5x', ()), ('5 \\text{ or any number}', ()), ('\\tan 15^\\circ ', ()))
     """
+    quotient = _QUOTIENT.fullmatch(cleaned)
+    if quotient and (unit := parse_unit(f"{plain(quotient[2])}/{plain(quotient[3])}")) and len(unit) > 1:
+        return quotient[1].strip(), unit
+    prime = _PRIME.fullmatch(cleaned)
+    if prime:
+        return prime[1], (("second of arc" if len(re.findall("'|prime", prime[2])) > 1 else "minute of arc", 1),)
     currency = _LEADING_CURRENCY.match(cleaned)
     text, leading = cleaned, ""
     if currency:
@@ -78,7 +93,8 @@ def split_unit(cleaned: str, *, letters: bool = False) -> tuple[str, Unit]:
         text = text[: found.start()]
     if not text.strip() or not (pieces or leading):
         return cleaned, ()
-    unit = parse_unit(" ".join([leading, *pieces]))
+    units = {parse_unit(part) for part in (leading, " ".join(pieces)) if part}  # \$40 and USD say the same
+    unit = units.pop() if len(units) == 1 else None
     return (cleaned, ()) if unit is None else (text.strip(), unit)
 
 
@@ -90,12 +106,14 @@ def _unit_piece(found: re.Match[str], head: str, letters: bool) -> str | None:
     if not head or head[-1] in "_^=+-*,(<>\\&":
         return None
     if found["circle"]:
-        return None if _TRIGONOMETRY.search(head) else "°"
+        return None if _TRIGONOMETRY.search(head) else "°" + re.sub(r"[^CF]", "", found["scale"] or "")
     bare = found["bare"] is not None
     known = all(_name(token) is not None for token in re.findall(r"[A-Za-zµΩÅ]+", word))
     counted = head[-1].isdigit() or head[-1] == "}"
     if bare and word.isalpha():  # letters may be variables
-        known_unit = known and counted and (len(word) > 1 or (letters and " " in join and word in _ONE_LETTER))
+        known_unit = (
+            known and counted and (len(word) > 1 or (letters and re.search(r"[ /]", join) and word in _ONE_LETTER))
+        )
         counted_noun = len(word) >= 4 and head[-1].isdigit() and " " in join and word.islower()
         if not (known_unit or counted_noun):
             return None
@@ -127,6 +145,8 @@ def parse_unit(text: str) -> Unit | None:
             powers[last] += factor * (int(word.lstrip("^")) - 1)
         elif word in ("/", "per"):
             factor = -1
+        elif word in _POWERS_AFTER and not last:  # three squared
+            return None
         elif word in _POWERS_AFTER:
             powers[last] += factor * (_POWERS_AFTER[word] - 1)
         elif word in _POWERS_BEFORE:

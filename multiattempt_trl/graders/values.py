@@ -1,4 +1,4 @@
-r"""The value of a formula at a few points, as a float: enough to see that two formulas differ, not that they are equal.
+r"""The value of a formula at two points, as a float: enough to see that two formulas differ, not that they are equal.
 
 Most wrong answers are seen to be wrong here, a hundred times faster than by parsing them with math-verify. What this
 cannot read for certain it does not read at all.
@@ -8,6 +8,9 @@ import cmath
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+
+from multiattempt_trl.graders.normalisation import key
+from multiattempt_trl.graders.numbers import parse_number
 
 LOST_DIGITS = 1e-6
 """A sum this much smaller than its terms has too few digits left to be compared."""
@@ -33,7 +36,7 @@ class UnreadableError(Exception):
 
 def values_differ(gold: str, answer: str, margin: float = 1e-5) -> bool:
     r"""Whether two formulas have different values at some point, relatively by more than `margin`; False also where
-    either cannot be read. All letters are positive, and capital letters are not told from small ones.
+    either cannot be read. All letters are positive.
 
     >>> values_differ(r"\frac{\sqrt{65}}{2}", "4"), values_differ(r"2\sqrt{2}", r"\sqrt{8}")
     (True, False)
@@ -53,7 +56,12 @@ def values(text: str) -> tuple[complex, ...]:
     >>> values("x_1"), values(r"3\frac{1}{2}x"), values("10^{400}"), values(r"\frac{1}{0}"), values("")
     ((), (), (), (), ())
     """
-    if len(text) > MAX_LENGTH or _MIXED.search(text) or _SLASH.search(text):
+    if len(text) > MAX_LENGTH or _SLASH.search(text):
+        return ()
+    number = parse_number(key(text))
+    if number is not None and not number.percent and abs(number.value) < 10**300:
+        return (complex(float(number.value)),) * len(_POINTS)
+    if _MIXED.search(text):
         return ()
     try:
         tokens = list(_tokens(text))
@@ -183,5 +191,5 @@ class Formula:
             return complex(constants[name])
         if self.kind == "(":  # f(2) is no product
             raise UnreadableError
-        code = sum(map(ord, name.lower()))
+        code = sum(map(ord, name))
         return complex(self.point[code % len(self.point)] + (code % 13) / 7)

@@ -1,6 +1,7 @@
 r"""Answers in words: numbers written out, names, months, "no solution", and what people say before an answer."""
 
 import re
+from fractions import Fraction
 
 from multiattempt_trl.graders.normalisation import plain
 
@@ -32,6 +33,7 @@ _LEAD = re.compile(
     r"(?:equal to\s+)?:?\s*"
     r"|(?:it|this|that|which|we|there)\s+(?:is|are|equals|get|have|obtain)\s*:?\s+"
     r"|(?:answer|final answer|option|choice|ans)\s*:?\s+"
+    r"|(?!.*\b(?:not|or|isn|never)\b)[A-Za-z][A-Za-z ,'\-]{0,60} (?:is|are|equals)\s*:?\s+|(?:so|thus|hence)\s+"
     r"|(?:approximately|approx\.?|about|roughly|exactly|on|equals|is)\s+)",
     re.IGNORECASE,
 )
@@ -40,9 +42,9 @@ _SYMBOL_LEAD = re.compile(
 )
 _STYLED_LEAD = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mathbf|mbox)\s*\{([^{}]*)\}\s*[:=]?\s*")
 _QUALIFIER = re.compile(
+    r"[,;]?\s*\\forall(?![A-Za-z])[^0-9]*$|[,;]\s*[a-z]\s*\\in\s*\\mathbb\{[A-Z]\}[^0-9]*$|"
     r"[,;]?\s*\(?(?:\\(?:text(?:bf|it|rm|normal)?|mathrm|mbox)\s*\{\s*)?[,;]?\s*\(?(?<![A-Za-z\\])"
-    r"(?:where|for (?:all|any|every|each|some|real|integers?|positive)|with)\s.*",
-    re.DOTALL,
+    r"(?:where|for (?:all|any|every|each|some|real|integers?|positive))\s[^0-9]*$"
 )
 _WORDS = re.compile(r"[A-Za-z](?:[A-Za-z'\"., \-]|(?<=[a-z] )\d{1,4})*")
 _ARTICLES = re.compile(r"\b(?:the|a|an)\b")
@@ -114,6 +116,9 @@ def meaning(cleaned: str) -> str | None:
     ('\\emptyset', '\\mathbb{R}', '5', None)
     """
     text = re.sub(r"[.,!]", "", plain(cleaned)).strip().lower()
+    large = re.fullmatch(rf"(\d[\d,]*(?:\.\d+)?)\s*({'|'.join(_LARGE)})", text)
+    if large:
+        return str(Fraction(large[1].replace(",", "")) * _LARGE[large[2]])
     number = number_in_words(text)
     return str(number) if number is not None else _MEANINGS.get(text)
 
@@ -131,6 +136,7 @@ def phrase(cleaned: str) -> tuple[str, ...] | None:
     text = plain(cleaned).strip().strip("'\"`")
     if text == cleaned and not re.fullmatch(r"[A-Za-z]{4,}|[A-Za-z]{2,}(?:[ \-][A-Za-z]+)+[.]?", text):
         return None
+    text = re.sub(r"^(\d{1,2})(?:st|nd|rd|th)? ([A-Za-z]{3,})$", r"\2 \1", text)
     if not _WORDS.fullmatch(text) or len(re.sub(r"[^A-Za-z]", "", text)) < 2:
         return None
     words = re.sub(r"[.,'\"\-]", " ", _ARTICLES.sub(" ", text.lower())).split()

@@ -204,9 +204,8 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
         for prices in self._prices:
             for k, value in enumerate(prices, start=1):
                 log_metric(f"reward/attempt_{k}", value)
-        if isinstance(self.grade, CountingGrade):
-            for key, share in self.grade.metrics().items():
-                log_metric(key, share)
+        for key, share in (self.grade.metrics() if isinstance(self.grade, CountingGrade) else {}).items():
+            log_metric(key, share)
         log_extra("budget", [one.budget for one in episode])
         log_extra("verdicts", [" ".join(attempt.verdict for attempt in one.attempts) for one in episode])
         return [sum(prices) for prices in self._prices]
