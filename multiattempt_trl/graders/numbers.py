@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-_DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
+_DECIMAL = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _GROUP = r"(?:,|\{,\}| )"
 _THOUSANDS = re.compile(
     rf"(?<![\d.,_^])(?<![\d.,]\}})[1-9]\d{{0,2}}({_GROUP})\d{{3}}(?:\1\d{{3}})*(?!\d|,\d|\{{,|\}},| \d)"

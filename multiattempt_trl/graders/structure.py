@@ -14,9 +14,12 @@ _CONJUNCTION = re.compile(
 )
 _TEXT = re.compile(r"(\\(?:text(?:rm|bf|it|normal)?|mathrm|mbox)\s*\{)([^{}]*)\}")
 _IN_TEXT = re.compile(r"\s*[,;]\s*(?:(?:and|or)\b)?\s*|\s+(?:and|or)\s+", re.IGNORECASE)
-_NAME = re.compile(r"[A-Za-z\\(|\[][A-Za-z0-9\\_{}'|(),\[\]]*")
+_NAME = re.compile(
+    r"(?:(?:m?\\angle|\\triangle|\\overline|\\hat|\\vec|\\bar)?(?:[A-Z]{1,5}|\{[A-Z]{1,5}\}|[A-Za-z][a-z]*|\\[A-Za-z]+)'{0,3}"
+    r"(?:_(?:\w|\{[^{}]*\}|\\[a-z]+))?(?:\([A-Za-z0-9,\\]*\))?|\([A-Za-z](?:_\w)?(?:,[A-Za-z\\]\w*)+\)|\|[A-Z]{1,2}\||\[[A-Z]{2,5}\])"
+    r"|\\frac\{d\^?\d?\w+\}\{d\w+\^?\d?\}"
+)
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])|\\mp(?![A-Za-z])|\+/-|\+-")
-_SET_BUILDER = re.compile(r"\\\{\s*[a-z]\s*(?:\\in\s*\\mathbb\{R\})?\s*[|:](.*)\\\}", re.DOTALL)
 _MATRIX = re.compile(
     r"[(\[]?\s*\\begin\{([pbB]?(?:small)?matrix|array)\}(?:\s*\{[^{}]*\})?(.*)\\end\{\1\}\s*[)\]]?", re.DOTALL
 )
@@ -68,10 +71,10 @@ def parts(cleaned: str) -> Parts:
     (('(0,9) \\cup (9,36)',), ('(1,2)', '(3,4)'), '[)')
     """
     text = _CONJUNCTION.sub(", ", _TEXT.sub(_split_text, cleaned)).strip()
-    bare = _items(text)
-    inner, brackets = _inside(text)
+    bare = split_items(text)
+    inner, brackets = inside(text)
     if len(bare) == 1 and brackets:
-        items = _items(inner)
+        items = split_items(inner)
         if len(items) > 1 or brackets == "{}":
             return Parts(brackets=brackets, items=tuple(items))
     return Parts(brackets="", items=tuple(bare))
@@ -86,11 +89,12 @@ def _split_text(found: re.Match[str]) -> str:
     return ", " * bool(conjunction) + ", ".join(found[1] + piece + "}" for piece in pieces)
 
 
-def _items(text: str) -> list[str]:
+def split_items(text: str) -> list[str]:
+    """What stands between the outermost commas and semicolons; one empty string for nothing."""
     return [item.strip() for item in split_top(text, ",;") if item.strip()] or [""]
 
 
-def _inside(text: str) -> tuple[str, str]:
+def inside(text: str) -> tuple[str, str]:
     r"""What stands in the brackets around a text, and these; empty brackets where none enclose all of it."""
     for opening, closings in (("(", ")]"), ("[", ")]"), (r"\{", (r"\}",))):
         if text.startswith(opening):
@@ -122,9 +126,9 @@ def without_brackets(cleaned: str) -> str:
     french = re.fullmatch(r"([\[\]])([^\[\],]+,[^\[\],]+)([\[\]])", cleaned.strip())
     if french and (french[1], french[3]) != ("[", "]"):  # ]0,1[
         return {"[": "[", "]": "("}[french[1]] + french[2] + {"]": "]", "[": ")"}[french[3]]
-    inner, brackets = _inside(cleaned.strip())
+    inner, brackets = inside(cleaned.strip())
     one_thing = brackets == "()" or (brackets == "{}" and not re.search(r"[|:]", inner))
-    return inner.strip() if one_thing and len(_items(inner)) == 1 and inner.strip() else cleaned
+    return inner.strip() if one_thing and len(split_items(inner)) == 1 and inner.strip() else cleaned
 
 
 def split_name(cleaned: str) -> tuple[str, str]:
@@ -143,6 +147,8 @@ def split_name(cleaned: str) -> tuple[str, str]:
             re.DOTALL,
         )
         return (found[1].strip(), found[2].strip()) if found else ("", cleaned)
+    if re.search(r"(?<![\\A-Za-z])[A-Za-z]\s+[A-Za-z]", head) and not re.search(r"[A-Za-z]{2}", head):
+        return "", cleaned  # n f(n) = n is no name
     name = key(head)
     is_name = _NAME.fullmatch(name) and not re.match(
         r"\\(?:d?frac|sqrt|begin|pm|sum|int|prod|binom)(?![A-Za-z])", name
@@ -163,62 +169,6 @@ def chain(cleaned: str) -> list[str]:
     """
     text = re.sub(r"\\(?:approx|simeq|equiv)(?![A-Za-z])", "=", cleaned)
     return [piece.strip() for piece in split_top(text, "=") if piece.strip()] or [cleaned]
-
-
-def inequality(cleaned: str) -> tuple[list[str], list[str]] | None:
-    r"""The members of a chain of inequalities and the relations between them, from small to large.
-
-    >>> inequality(r"82 \geq g(x) > -80"), inequality("x = 2")
-    ((['-80', 'g(x)', '82'], ['<', '\\leq']), None)
-    """
-    pieces = re.split(r"(<=|>=|<|>|\\leq(?![A-Za-z])|\\geq(?![A-Za-z]))", cleaned)
-    members = [piece.strip() for piece in pieces[::2]]
-    relations = [{"<=": r"\leq", ">=": r"\geq"}.get(piece, piece) for piece in pieces[1::2]]
-    if not relations or not all(members):
-        return None
-    if set(relations) <= {">", r"\geq"}:
-        return members[::-1], [{">": "<", r"\geq": r"\leq"}[relation] for relation in relations[::-1]]
-    return (members, relations) if set(relations) <= {"<", r"\leq"} else None
-
-
-def intervals(cleaned: str) -> list[str] | None:
-    r"""The intervals that an answer is the union of, written so or as inequalities; None for anything else.
-
-    >>> intervals(r"(-\infty,-1) \cup (3,\infty)"), intervals(r"x < -1 \text{ or } x \geq 3")
-    (['(-\\infty,-1)', '(3,\\infty)'], ['(-\\infty,-1)', '[3,\\infty)'])
-    >>> intervals(r"-2 \leq x < 7"), intervals(r"x \neq 3"), intervals("(1,2)"), intervals("x < y")
-    (['[-2,7)'], ['(-\\infty,3)', '(3,\\infty)'], ['(1,2)'], None)
-    """
-    if builder := _SET_BUILDER.fullmatch(cleaned):
-        return intervals(builder[1].strip())
-    if cleaned == r"\mathbb{R}":
-        return [r"(-\infty,\infty)"]
-    united = [piece.strip() for piece in re.split(r"\\cup(?![A-Za-z])", cleaned)]
-    if all(_inside(piece)[1] not in ("", "{}") and len(_items(_inside(piece)[0])) == 2 for piece in united):
-        return united
-    items = parts(cleaned).items
-    if len(items) > 1 and all(
-        _inside(item)[1] not in ("", "{}") and len(_items(_inside(item)[0])) == 2 for item in items
-    ):
-        return list(items)
-    found = [_as_intervals(item) for item in items]
-    return [piece for pieces in found for piece in pieces or ()] if all(found) else None
-
-
-def _as_intervals(item: str) -> list[str] | None:
-    different = re.fullmatch(r"[A-Za-z]\s*\\neq\s*(.+)", item)
-    if different:
-        return [rf"(-\infty,{different[1]})", rf"({different[1]},\infty)"]
-    members, relations = inequality(item) or ([], [])
-    variables = [index for index, member in enumerate(members) if re.fullmatch(r"[a-z]|\\theta", member)]
-    if len(variables) != 1 or not 2 <= len(members) <= 3 or (len(members) == 3 and variables != [1]):
-        return None
-    index = variables[0]
-    below = ("[" if relations[index - 1] == r"\leq" else "(") + members[index - 1] if index else r"(-\infty"
-    above = (
-        members[index + 1] + ("]" if relations[index] == r"\leq" else ")") if index < len(relations) else r"\infty)"
-    )
-    return [f"{below},{above}"]
 
 
 def both_signs(item: str) -> list[str]:

@@ -39,6 +39,7 @@ def is_formula(answer: str, gold: str) -> bool:
         and not _EDGE.search(answer)
         and not re.search(r"\\\\|\\?&|#|@|\"|`|\?|vmatrix|\d\}?\s*_|\.\.\.", outside)
         and answer.count("|") % 2 == 0
+        and re.search(r"\([^()]*=[^()]*\)", answer) is None
         and (
             _SETS.search(answer) is None
             or _SETS.search(gold) is not None

@@ -46,7 +46,7 @@ _NO_UNIT = frozenset(
 _STYLE = r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|hbox|operatorname|rm)"
 _POWER = r"(?:\s*\^\s*(?:\{\s*(?P<power>-?\d)\s*\}|(?P<power1>-?\d)))?"
 _TRAILING = re.compile(
-    rf"(?P<join>(?:\s|/|\\cdot(?![A-Za-z])|\\,|\^(?=\\circ))*)"
+    rf"(?<![\s/])(?P<join>(?:\s|/|\\cdot(?![A-Za-z])|\\,|\^(?=\\circ))*)"
     rf"(?:{_STYLE}\s*\{{(?P<styled>(?:[^{{}}]|\^\{{-?\d\}})*)\}}|(?P<bare>(?<![A-Za-z\\])[A-Za-zµΩÅ]+|[€£¥¢₹]|\\\$)|(?P<circle>\\circ)\s*(?P<scale>[CF]|\\(?:text|mathrm)\s*\{{\s*[CF]\s*\}})?)"
     rf"{_POWER}[.,;]?\s*$"
 )
