@@ -30,6 +30,15 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     assert all(f"  {name} " in done.stdout for name in COMMANDS)
 
 
+def test_grading_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from multiattempt_trl.cli import main, grade, validate;"
+        "main(['grade', '--gold', '5', '--answer', '5']); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout[:20]) == (0, "correct: same text (")
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_has_help_of_its_own(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -62,6 +71,10 @@ def test_an_unknown_command_is_refused() -> None:
             "has no model of its own: set --model_na",
         ),
         (["eval", "--model", "/no/where", "--domain", "arithmetic", "--benchmarks", "algebra"], "benchmark 'algebra'"),
+        (["grade", "--gold", "5"], "give --gold with --answer or --response"),
+        (["validate"], "the following arguments are required: --data"),
+        (["validate", "--data", "math5000"], "benchmark 'math5000' is unknown: choose one of aime24"),
+        (["validate", "--data", "train", "--domain", "chess"], "domain 'chess' is unknown"),
         (["reproduce", "--seeds", "1", "1"], "seeds must be distinct"),
     ],
 )

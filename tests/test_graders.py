@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import json
+import os
 import pkgutil
 import re
 import subprocess
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -249,7 +251,7 @@ def test_labelled_cases(shared: Path, grade: MathVerifyGrader) -> None:
 
 def test_our_own_labelled_cases(grade: MathVerifyGrader) -> None:
     rows = read_cases(ROOT / "tests" / "grading" / "pairs.jsonl")
-    assert len(rows) == 1_296
+    assert len(rows) == 1_709
     assert len({row["category"] for row in rows}) == 51
     assert not disagreements(grade, rows)
 
@@ -323,3 +325,66 @@ def test_powers_of_ten_in_minerva(shared: Path, grade: MathVerifyGrader) -> None
         assert grade(row, rf"\boxed{{{mantissa} \times 10^{{{power}}}}}") is CORRECT
         assert grade(row, rf"\boxed{{{mantissa} \times 10^{{{power + 1}}}}}") is WRONG
         assert grade(row, rf"\boxed{{{mantissa} \times 10^{{{power - 1}}}}}") is WRONG
+
+
+@pytest.fixture
+def both_cores_busy() -> Iterator[None]:
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    yield
+    for process in busy:
+        process.kill()
+        process.wait()
+
+
+def all_verdicts(shared: Path) -> list[tuple[str, str]]:
+    """Verdict and stage of every case there is, from a grader of its own."""
+    files = (shared / "grading_cases.jsonl", *sorted((ROOT / "tests" / "grading").glob("*.jsonl")))
+    with MathVerifyGrader() as grader:
+        found = [grade_case(grader, row) for path in files for row in read_cases(path)]
+    return [(grading.verdict, grading.stage) for grading in found]
+
+
+@pytest.fixture(scope="module")
+def idle_verdicts(shared: Path) -> list[tuple[str, str]]:
+    return all_verdicts(shared)
+
+
+@pytest.mark.slow
+def test_verdicts_do_not_depend_on_load(
+    shared: Path, idle_verdicts: list[tuple[str, str]], both_cores_busy: None
+) -> None:
+    assert len(idle_verdicts) == 275 + 1_709 + 96
+    assert all_verdicts(shared) == idle_verdicts
+
+
+@pytest.mark.slow
+def test_hostile_answers_among_good_ones(shared: Path) -> None:
+    """2,000 hostile answers among 10,000 good ones, two workers."""
+    stress = read_cases(shared / "grading_cases.jsonl") + read_cases(ROOT / "tests" / "grading" / "stress.jsonl")
+    stress = [row for row in stress if row["category"].startswith("stress:") and not row["equal"]]
+    golds = [row["answer"] for row in read_cases(shared / "data" / "math_l3to5_train.jsonl")]
+    golds += [row["answer"] for row in read_cases(shared / "data" / "olympiadbench.jsonl")]
+    golds += [row["answer"] for row in read_cases(shared / "data" / "math500.jsonl")]
+    mixed: list[tuple[str, str, bool]] = [
+        (gold, rf"so \boxed{{{gold.replace('frac', 'dfrac').replace('+', ' + ')}}}", True)
+        for gold in (golds * 2)[:10_000]
+    ]
+    for n in range(2_000):
+        row = stress[n % len(stress)]
+        text = row["pred"] if row.get("pred") is not None else eval(row["gen"])
+        other = re.sub(r"\d", str(1 + n // len(stress) % 9), text, count=1)  # not to be remembered
+        mixed.append((row["gold"], other if row["kind"] == "response" else rf"\boxed{{{other}}}", False))
+    Random(0).shuffle(mixed)
+    with MathVerifyGrader(workers=2) as grader:
+        found = grader.grade_all([(gold, text) for gold, text, _ in mixed])
+        wrong = [
+            pair for pair, grading in zip(mixed, found, strict=True) if pair[2] and grading.verdict is not CORRECT
+        ]
+        assert not wrong, wrong[:5]
+        accepted = [
+            pair for pair, grading in zip(mixed, found, strict=True) if not pair[2] and grading.verdict is CORRECT
+        ]
+        assert len(accepted) <= 20, accepted[:5]  # with another digit some are what was asked
+        assert max(grading.seconds for grading in found) <= client.DEADLINE_SECONDS
+        assert grader.pool.crashes == 0
+        assert grader(question("x+1"), r"\boxed{1+x}") is CORRECT

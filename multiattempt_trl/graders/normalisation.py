@@ -106,6 +106,7 @@ def _synonym(found: re.Match[str]) -> str:
 
 def _unwrap(text: str) -> str:
     """Without the markdown and the punctuation around it."""
+    text = re.sub(r"^(?:\s*\{\})+", "", text)
     before = None
     while before != text:
         before = text
