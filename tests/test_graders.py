@@ -357,6 +357,9 @@ def test_verdicts_do_not_depend_on_load(
     assert all_verdicts(shared) == idle_verdicts
 
 
+FRACTION, DISPLAYED = r"\frac", r"\dfrac"
+
+
 @pytest.mark.slow
 def test_hostile_answers_among_good_ones(shared: Path) -> None:
     """2,000 hostile answers among 10,000 good ones, two workers."""
@@ -366,7 +369,7 @@ def test_hostile_answers_among_good_ones(shared: Path) -> None:
     golds += [row["answer"] for row in read_cases(shared / "data" / "olympiadbench.jsonl")]
     golds += [row["answer"] for row in read_cases(shared / "data" / "math500.jsonl")]
     mixed: list[tuple[str, str, bool]] = [
-        (gold, rf"so \boxed{{{gold.replace('frac', 'dfrac').replace('+', ' + ')}}}", True)
+        (gold, rf"so \boxed{{{gold.replace(FRACTION, DISPLAYED).replace('+', ' + ')}}}", True)
         for gold in (golds * 2)[:10_000]
     ]
     for n in range(2_000):

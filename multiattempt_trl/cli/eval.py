@@ -87,12 +87,12 @@ def main(argv: list[str]) -> None:
     )
     domain = get_domain(settings.domain)
     evaluator = Evaluator.prepare(arguments, settings, domain, model_name=command.model, seed=command.seed)
-    tokenizer = load_tokenizer(command.model, command.chat_template)
-    model = load_model(command.model, dtype=command.dtype)
-    model.to(command.device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
     is_folder = Path(command.model).is_dir()
     folder = command.output_dir or (command.model if is_folder else f"outputs/eval/{command.model.replace('/', '--')}")
-    with domain.grader() as grade:
+    with domain.grader() as grade:  # its workers start while the model is loaded
+        tokenizer = load_tokenizer(command.model, command.chat_template)
+        model = load_model(command.model, dtype=command.dtype)
+        model.to(command.device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
         evaluator.run(model, tokenizer, grade, folder)
 
 
