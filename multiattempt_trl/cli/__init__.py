@@ -1,9 +1,13 @@
 """The commands, one module each: YAML and command line in, objects out, run."""
 
+import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from signal import SIGINT, SIGPIPE
 
 import multiattempt_trl
 
@@ -11,6 +15,8 @@ COMMANDS = {
     "ppo": "train with PPO, the paper's method: --config recipes/.../ppo/....yaml [--any_field value]",
     "grpo": "train with GRPO: --config recipes/.../grpo/....yaml [--any_field value]",
     "eval": "evaluate a checkpoint or Hub model at 1 to K attempts: --model ... [--benchmarks ...] [--budget 7]",
+    "grade": "grade an answer, or a file of them: --gold ... --answer ..., or --cases cases.jsonl",
+    "validate": "check that the gold answers of question sets can be graded: --data math500 [--data name=path]",
     "reproduce": "warm start, single-turn RL and multi-attempt RL side by side: [--seeds 0 1 2]",
 }
 
@@ -42,6 +48,22 @@ def main(argv: list[str] | None = None) -> None:
             raise
         sys.stderr.write(f"multiattempt {argv[0]}: error: {error}\n")
         sys.exit(2)
+
+
+@contextmanager
+def quiet_end() -> Iterator[None]:
+    """Around what may be broken off at any time: Ctrl-C, and a reader such as `head` that leaves, end it silently.
+
+    The exit status is the one that a shell gives to a command that such a signal ended.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(128 + SIGINT)
+    except BrokenPipeError:
+        # What is left in the buffer has nowhere to go, and Python would complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + SIGPIPE)
 
 
 def _said_by_us(error: BaseException) -> bool:

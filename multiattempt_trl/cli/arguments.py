@@ -47,7 +47,7 @@ class EvalArguments:
 
     benchmarks: str | None = field(
         default=None,
-        metadata={"help": "Comma-separated names, `name=path` or paths. Default: all of the domain."},
+        metadata={"help": "Comma-separated names, `name=path`, paths or Hub ids. Default: all of the domain."},
     )
     budget: int = field(default=7, metadata={"help": "K: accuracy is reported at 1 to K attempts (paper: 7)."})
     protocol: str = field(

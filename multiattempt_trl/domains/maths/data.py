@@ -51,7 +51,7 @@ def load_train(spec: str | None = None, rows: TrainRows = ALL_BUT_BENCHMARK_ROWS
     and `ValueError` where no row is left.
     """
     try:
-        questions = _load(spec, split="train", what="training set") if spec else _from_hub("simplerl", TRAIN)
+        questions = _from_hub("simplerl", TRAIN) if spec is None else _load(spec, split="train", what="training set")
     except UnusableGoldError as error:
         known = spec is None  # of the paper's set, that two of its rows have no gold answer
         if not error.usable or not (known or rows.drop_unusable_gold):

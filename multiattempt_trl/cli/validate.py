@@ -1,0 +1,157 @@
+"""`multiattempt validate`: whether the gold answers of question sets can be graded against."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import shorten
+
+from multiattempt_trl.cli import quiet_end
+from multiattempt_trl.dialogue.episode import Question, Verdict
+from multiattempt_trl.domains import Domain, TrainRows, UnusableGoldError, get_domain
+from multiattempt_trl.graders.cost import too_expensive
+from multiattempt_trl.graders.lists import same_parts
+from multiattempt_trl.graders.math_verify import MathVerifyGrader
+from multiattempt_trl.graders.normalisation import key
+from multiattempt_trl.graders.notations import same_choice, same_in_base, same_ratio, same_time
+from multiattempt_trl.graders.numbers import parse_number
+from multiattempt_trl.graders.structure import chain, split_name
+from multiattempt_trl.graders.symbolic import Outcome
+from multiattempt_trl.graders.syntax import is_formula
+from multiattempt_trl.graders.units import split_unit
+from multiattempt_trl.graders.words import phrase, without_lead
+from multiattempt_trl.rollout.play import Grade
+
+TRAIN = "train"
+NOTATIONS = (same_choice, same_in_base, same_time, same_ratio)
+MAX_DEPTH = 4
+"""Parts in parts, and what stands around an answer, as deep as anybody writes them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """A gold answer with which something is wrong."""
+
+    id: str
+    gold: str
+    reason: str
+
+    def __str__(self) -> str:
+        gold = shorten(self.gold, 100, placeholder=" ...") or "(nothing)"
+        return f"{self.id}: {gold}: {self.reason}".encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
+def main(argv: list[str]) -> None:
+    """Prints for each set how many gold answers are accepted and which are not; exits with 1 where there are any."""
+    parser = argparse.ArgumentParser(
+        prog="multiattempt validate",
+        description="Checks that every gold answer, in a box of its own, is accepted by the domain's grader.",
+    )
+    where = "a benchmark's name, name=path, a path or a Hub id; train for the domain's own training set"
+    parser.add_argument("--data", action="append", required=True, metavar="SPEC", help=f"{where}; may be repeated")
+    parser.add_argument("--domain", default="maths", help="whose loader and grader (default: maths)")
+    parser.add_argument("--verbose", action="store_true", help="list the golds that can only be matched as text")
+    arguments = parser.parse_args(argv)
+    domain = get_domain(arguments.domain)
+    with quiet_end(), domain.grader() as grade:
+        accepted = [_validate(domain, grade, spec, arguments.verbose) for spec in arguments.data]
+    if not all(accepted):
+        sys.exit(1)
+
+
+def _validate(domain: Domain, grade: Grade, spec: str, verbose: bool) -> bool:
+    """Prints what there is to say of one set; whether all its gold answers are accepted."""
+    questions, refused = _load(domain, spec)
+    total = len(questions) + len(refused)
+    refused += _not_accepted(questions, grade)
+    line = f"{spec}: {total - len(refused)}/{total} accepted"
+    only_text: list[Finding] = []
+    if isinstance(grade, MathVerifyGrader):
+        numbers = sum(parse_number(key(question.answer)) is not None for question in questions)
+        asked = {question: gold for question in questions if (gold := asked_of_math_verify(question.answer))}
+        only_text = _only_text(asked, grade)
+        line += (
+            f"; compared as numbers {numbers}, by rules {len(questions) - numbers - len(asked)}, "
+            f"by math-verify {len(asked) - len(only_text)}, as text only {len(only_text)}"
+        )
+    found = [f"  not accepted: {finding}" for finding in refused]
+    found += [f"  as text only: {finding}" for finding in only_text if verbose]
+    sys.stdout.write("".join(f"{text}\n" for text in (line, *found)))
+    sys.stdout.flush()
+    return not refused
+
+
+def _load(domain: Domain, spec: str) -> tuple[Sequence[Question], list[Finding]]:
+    """The questions that can be made of a set, and the rows that cannot for their gold answer."""
+    try:
+        if spec == TRAIN:
+            return domain.load_train(None, TrainRows(keep_benchmark_rows=True)), []
+        return domain.load_benchmark(spec), []
+    except UnusableGoldError as error:
+        refused = [Finding(id=gold.id, gold=gold.gold, reason=gold.reason) for gold in error.unusable]
+        return error.usable, refused
+
+
+def _not_accepted(questions: Iterable[Question], grade: Grade) -> Iterator[Finding]:
+    for question in questions:
+        box = rf"\boxed{{{question.answer}}}"
+        if isinstance(grade, MathVerifyGrader):
+            grading = grade.grade(question.answer, box, benchmark=question.benchmark)
+            verdict, reason = grading.verdict, grading.reason
+        else:
+            verdict = grade(question, box)
+            reason = verdict.value
+        if verdict is not Verdict.CORRECT:
+            yield Finding(id=question.id, gold=question.answer, reason=reason)
+
+
+def asked_of_math_verify(gold: str, depth: int = MAX_DEPTH) -> str | None:
+    r"""What math-verify is asked about a gold answer; None where numbers and rules alone tell what equals it.
+
+    >>> asked_of_math_verify(r"\frac{1}{2}"), asked_of_math_verify(r"\text{(C)}"), asked_of_math_verify("(1, 2]")
+    (None, None, None)
+    >>> asked_of_math_verify(r"1, \sqrt{2}"), asked_of_math_verify(r"x = \sqrt{2}\text{ cm}")
+    ('1, \\sqrt{2}', '\\sqrt{2}')
+    """
+
+    def equal(one: str, other: str) -> bool | None:
+        known = one != other or (depth > 0 and asked_of_math_verify(one, depth - 1) is None)
+        return one == other if known else None
+
+    if parse_number(key(gold)) or phrase(gold) or any(same(gold, gold) for same in NOTATIONS):
+        return None
+    if (decision := same_parts(gold, gold, equal)) is not None and decision.equal:
+        return None
+    if depth and r"\approx" in gold and None in (asked_of_math_verify(form, depth - 1) for form in chain(gold)):
+        return None
+    bare, _ = split_unit(without_lead(gold))
+    _, bare = split_name(bare)
+    return asked_of_math_verify(bare, depth - 1) if depth and bare != gold else gold
+
+
+def _only_text(asked: Mapping[Question, str], grader: MathVerifyGrader) -> list[Finding]:
+    """Golds that math-verify does not find equal to themselves in brackets: it can only compare their letters.
+
+    Args:
+        asked: what math-verify is asked about each.
+    """
+
+    unreadable = {question: reason for question, gold in asked.items() if (reason := _unreadable(gold))}
+    # Some kinds of answers are not read in round brackets, and others not in braces.
+    started = {
+        question: [grader.pool.submit(gold, written) for written in (f"({gold})", f"{{{gold}}}")]
+        for question, gold in asked.items()
+        if question not in unreadable
+    }
+    for question, comparisons in started.items():
+        outcomes = [comparison.result().outcome for comparison in comparisons]
+        if Outcome.EQUAL not in outcomes:
+            unreadable[question] = outcomes[0].value
+    return [Finding(id=each.id, gold=each.answer, reason=unreadable[each]) for each in asked if each in unreadable]
+
+
+def _unreadable(gold: str) -> str:
+    """Why math-verify would not be asked about an answer like this; empty where it would."""
+    if not is_formula(gold, gold):
+        return "not understood"
+    return "too expensive" if too_expensive(gold) else ""
