@@ -382,7 +382,7 @@ def test_what_math_verify_is_asked_about(gold: str, way: str) -> None:
 
 
 def test_golds_that_are_not_accepted_are_all_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    golds = ["5", "$", "5 {", "x" * 1_001, "6", r"\boxed{", "", "7\ud800"]
+    golds = ["5", "$", "5 {", "x" * 1_001, "6", r"\boxed{", "", "7\ud800", "\ud800 {"]
     good = write(tmp_path / "good.jsonl", [{"problem": "?", "answer": "5"}])
     bad = write(tmp_path / "bad.jsonl", [{"problem": f"{gold}?", "answer": gold} for gold in golds])
     status, said = validate("--data", good, "--data", f"mine={bad}", "--data", good, capsys=capsys)
@@ -392,13 +392,14 @@ def test_golds_that_are_not_accepted_are_all_named(tmp_path: Path, capsys: pytes
         == said[-1]
         == f"{good}: 1/1 accepted; compared as numbers 1, by rules 0, by math-verify 0, as text only 0"
     )
-    assert said[1].startswith(f"mine={bad}: 3/8 accepted; compared as numbers 2, ")
+    assert said[1].startswith(f"mine={bad}: 3/9 accepted; compared as numbers 2, ")
     assert said[2:-1] == [
         "  not accepted: mine-1: $: empty",
         "  not accepted: mine-3: ...: 1001 characters, and none above 1000 is graded",
         "  not accepted: mine-6: (nothing): empty",
         "  not accepted: mine-2: 5 {: no box",
         "  not accepted: mine-5: \\boxed{: no box",
+        "  not accepted: mine-8: \\ud800 {: no box",
     ]
 
 

@@ -19,7 +19,7 @@ from multiattempt_trl.graders.structure import chain, split_name
 from multiattempt_trl.graders.symbolic import Outcome
 from multiattempt_trl.graders.syntax import is_formula
 from multiattempt_trl.graders.units import split_unit
-from multiattempt_trl.graders.words import phrase, without_lead
+from multiattempt_trl.graders.words import phrase
 from multiattempt_trl.rollout.play import Grade
 
 TRAIN = "train"
@@ -115,8 +115,7 @@ def asked_of_math_verify(gold: str, depth: int = MAX_DEPTH) -> str | None:
     """
 
     def equal(one: str, other: str) -> bool | None:
-        known = one != other or (depth > 0 and asked_of_math_verify(one, depth - 1) is None)
-        return one == other if known else None
+        return one == other if depth and asked_of_math_verify(one, depth - 1) is None else None
 
     if parse_number(key(gold)) or phrase(gold) or any(same(gold, gold) for same in NOTATIONS):
         return None
@@ -124,29 +123,22 @@ def asked_of_math_verify(gold: str, depth: int = MAX_DEPTH) -> str | None:
         return None
     if depth and r"\approx" in gold and None in (asked_of_math_verify(form, depth - 1) for form in chain(gold)):
         return None
-    bare, _ = split_unit(without_lead(gold))
+    bare, _ = split_unit(gold)
     _, bare = split_name(bare)
     return asked_of_math_verify(bare, depth - 1) if depth and bare != gold else gold
 
 
 def _only_text(asked: Mapping[Question, str], grader: MathVerifyGrader) -> list[Finding]:
-    """Golds that math-verify does not find equal to themselves in brackets: it can only compare their letters.
+    """Golds that math-verify cannot read, so that only the same text equals them.
 
     Args:
         asked: what math-verify is asked about each.
     """
-
-    unreadable = {question: reason for question, gold in asked.items() if (reason := _unreadable(gold))}
-    # Some kinds of answers are not read in round brackets, and others not in braces.
-    started = {
-        question: [grader.pool.submit(gold, written) for written in (f"({gold})", f"{{{gold}}}")]
-        for question, gold in asked.items()
-        if question not in unreadable
-    }
-    for question, comparisons in started.items():
-        outcomes = [comparison.result().outcome for comparison in comparisons]
-        if Outcome.EQUAL not in outcomes:
-            unreadable[question] = outcomes[0].value
+    unreadable = {each: reason for each, gold in asked.items() if (reason := _unreadable(gold))}
+    started = {each: grader.pool.submit(gold, gold) for each, gold in asked.items() if each not in unreadable}
+    for each, comparison in started.items():
+        if (outcome := comparison.result().outcome) is not Outcome.EQUAL:
+            unreadable[each] = outcome.value
     return [Finding(id=each.id, gold=each.answer, reason=unreadable[each]) for each in asked if each in unreadable]
 
 
