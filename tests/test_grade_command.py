@@ -230,11 +230,16 @@ def test_the_last_line_needs_no_end_and_a_line_may_be_long() -> None:
     assert [row["verdict"] for row in lines(done.stdout)] == ["correct", "correct"]
 
 
-def talk(file: str = "-") -> subprocess.Popen[bytes]:
+def talk() -> subprocess.Popen[bytes]:
     pipe = subprocess.PIPE
-    return subprocess.Popen(
-        [*COMMAND, file], stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True, env=BUFFERED
-    )
+    # Where the tests run in the background Ctrl-C is ignored, and would be by what they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [*COMMAND, "-"], stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True, env=BUFFERED
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def ask(process: subprocess.Popen[bytes], row: dict[str, Any]) -> None:
