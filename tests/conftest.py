@@ -1,6 +1,7 @@
 """What the tests share: a tiny untrained arithmetic model on disk, and training arguments that run in seconds."""
 
 import os
+import signal
 from pathlib import Path
 
 # Before transformers is imported: no test reaches a hub, and every number comes from one thread.
@@ -8,6 +9,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A shell has what it starts in the background ignore Ctrl-C, and children would inherit that from us.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import torch

@@ -29,7 +29,7 @@ _ROOT = re.compile(r"√\s*(\d+(?:\.\d+)?|[A-Za-z]|\([^()]*\)|\{)")
 _SPACING = re.compile(r"(?<!\\)\\[,;:!> \n]|\\(?:quad|qquad|thinspace|enspace|space)(?![A-Za-z])|~")
 _LAYOUT = re.compile(
     r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|strut"
-    r"|large|Large|LARGE|huge|Huge|small|normalsize|bf|rm|it|sf|checkmark|blacksquare|square|ensuremath)(?![A-Za-z])"
+    r"|[hv]?phantom(?!\*?\{)|large|Large|LARGE|huge|Huge|small|normalsize|bf|rm|it|sf|checkmark|blacksquare|square|ensuremath)(?![A-Za-z])"
     r"|\\(?:[hv]space|[hv]?phantom|label|tag|color|textcolor|class)\*?\{[^{}]*\}"
 )
 _SYNONYMS = {
@@ -72,6 +72,7 @@ def clean(answer: str) -> str:
     text = _ascii(_CONTROL.sub(" ", _INVISIBLE.sub("", answer)))
     text = _LAYOUT.sub("", _MATHS.sub("", text))
     # `\!` closes a gap, every other spacing command opens one. Not after a backslash: `\\\\ ` is a new matrix row.
+    text = re.sub(r"(?<=,)\s*\\!\s*", "", text)  # within a number
     text = _SPACING.sub(lambda found: "" if found[0] == r"\!" else " ", text)
     text = re.sub(r"\\(?:text|mathrm|mbox)\s*\{\s*\}", " ", text)
     text = _COMMAND.sub(_synonym, _FONT_SWITCH.sub(r"\\mathrm{\1}", text))

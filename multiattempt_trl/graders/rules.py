@@ -82,7 +82,7 @@ def _as_numbers(gold: str, answer: str, tolerance: Fraction) -> Decision | None:
     gold_number, answer_number = _number(gold), _number(answer)
     if gold_number is None or answer_number is None:
         return None
-    if re.search(r",\s", answer):  # 100, 400 are two answers
+    if re.search(r",\s", gold + answer):  # 100, 400 are two answers
         return None
     if gold_number.percent != answer_number.percent and r"\$" in gold + answer:
         return wrong("different unit")
