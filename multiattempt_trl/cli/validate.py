@@ -12,9 +12,8 @@ from multiattempt_trl.domains import Domain, TrainRows, UnusableGoldError, get_d
 from multiattempt_trl.graders.cost import too_expensive
 from multiattempt_trl.graders.lists import same_parts
 from multiattempt_trl.graders.math_verify import MathVerifyGrader
-from multiattempt_trl.graders.normalisation import key
-from multiattempt_trl.graders.notations import same_choice, same_in_base, same_ratio, same_time
-from multiattempt_trl.graders.numbers import parse_number
+from multiattempt_trl.graders.notations import NOTATIONS
+from multiattempt_trl.graders.numbers import plain_number
 from multiattempt_trl.graders.structure import chain, split_name
 from multiattempt_trl.graders.symbolic import Outcome
 from multiattempt_trl.graders.syntax import is_formula
@@ -23,7 +22,6 @@ from multiattempt_trl.graders.words import phrase
 from multiattempt_trl.rollout.play import Grade
 
 TRAIN = "train"
-NOTATIONS = (same_choice, same_in_base, same_time, same_ratio)
 MAX_DEPTH = 4
 """Parts in parts, and what stands around an answer, as deep as anybody writes them."""
 
@@ -67,7 +65,7 @@ def _validate(domain: Domain, grade: Grade, spec: str, verbose: bool) -> bool:
     line = f"{spec}: {total - len(refused)}/{total} accepted"
     only_text: list[Finding] = []
     if isinstance(grade, MathVerifyGrader):
-        numbers = sum(parse_number(key(question.answer)) is not None for question in questions)
+        numbers = sum(plain_number(question.answer) is not None for question in questions)
         asked = {question: gold for question in questions if (gold := asked_of_math_verify(question.answer))}
         only_text = _only_text(asked, grade)
         line += (
@@ -117,7 +115,7 @@ def asked_of_math_verify(gold: str, depth: int = MAX_DEPTH) -> str | None:
     def equal(one: str, other: str) -> bool | None:
         return one == other if depth and asked_of_math_verify(one, depth - 1) is None else None
 
-    if parse_number(key(gold)) or phrase(gold) or any(same(gold, gold) for same in NOTATIONS):
+    if plain_number(gold) or phrase(gold) or any(same(gold, gold) for same in NOTATIONS.values()):
         return None
     if (decision := same_parts(gold, gold, equal)) is not None and decision.equal:
         return None

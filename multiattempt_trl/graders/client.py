@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from multiattempt_trl.graders.numbers import TOLERANCE
 from multiattempt_trl.graders.symbolic import Outcome
 from multiattempt_trl.graders.worker import CPU_SECONDS
 
@@ -53,7 +52,7 @@ class Worker:
         self.spent = False
         """Whether it is over, or says that it is better replaced."""
 
-    def ask(self, gold: str, answer: str, tolerance: float = float(TOLERANCE)) -> tuple[Outcome, float]:
+    def ask(self, gold: str, answer: str, tolerance: float) -> tuple[Outcome, float]:
         """One comparison and the CPU seconds it took. The first one waits until the worker is ready.
 
         Raises `TimeoutError` after `DEADLINE_SECONDS` on the clock, and `WorkerDiedError` where the worker ended

@@ -11,10 +11,10 @@ from multiattempt_trl.graders.decision import Decision, by_rule, wrong
 from multiattempt_trl.graders.intervals import inequality, intervals
 from multiattempt_trl.graders.structure import (
     Parts,
-    both_signs,
     has_plus_minus,
     matrix_rows,
     parts,
+    signs_apart,
     split_name,
 )
 
@@ -46,8 +46,7 @@ def same_parts(gold: str, answer: str, equal: Equal) -> Decision | None:
         return _one_against_several(gold, answer, gold_count, answer_count)
     if (values := _named_values(gold_parts, answer_parts)) is not None:
         return _all(map(equal, *values)) if len(values[0]) == len(values[1]) else wrong("different number of answers")
-    open_ended = any(has_plus_minus(item) or r"\ldots" in item for item in gold_parts.items + answer_parts.items)
-    if open_ended:
+    if any(has_plus_minus(item) or r"\ldots" in item for item in gold_parts.items + answer_parts.items):
         return None
     if gold_parts.ordered != answer_parts.ordered:
         if {gold_parts.brackets, answer_parts.brackets} != {"", "()"}:
@@ -69,20 +68,18 @@ def _expanded(found: Parts) -> Parts:
     r"""In a list or a set, `\pm` stands for two parts."""
     if found.ordered:
         return found
-    return Parts(brackets=found.brackets, items=tuple(sign for item in found.items for sign in both_signs(item)))
+    return Parts(brackets=found.brackets, items=signs_apart(found.items))
 
 
 def _one_against_several(gold: str, answer: str, gold_count: int, answer_count: int) -> Decision | None:
     """Several answers where one is asked are wrong, whatever stands among them; and the other way round."""
-    if gold_count == answer_count or any(_NOT_ONE_VALUE.search(text) for text in (gold, split_name(answer)[1])):
-        return None if gold_count == answer_count or _NOT_ONE_VALUE.search(gold) else _listed(answer)
+    if gold_count == answer_count or _NOT_ONE_VALUE.search(gold):
+        return None
+    if _NOT_ONE_VALUE.search(split_name(answer)[1]):
+        # A list of equations or words is several answers too; an interval or a set relation may be one.
+        listed = parts(answer)
+        return wrong("several answers") if len(listed.items) > 1 and not listed.ordered else None
     return wrong("several answers" if gold_count == 1 else "one answer of several")
-
-
-def _listed(answer: str) -> Decision | None:
-    """A list of equations or words is several answers too; an interval or a set relation may be one."""
-    found = parts(answer)
-    return wrong("several answers") if len(found.items) > 1 and not found.ordered else None
 
 
 def _named_values(gold: Parts, answer: Parts) -> tuple[list[str], list[str]] | None:

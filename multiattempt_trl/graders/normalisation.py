@@ -5,6 +5,7 @@ Everything here is linear in the length of its input and knows no mathematics.
 
 import re
 import unicodedata
+from functools import lru_cache
 
 MAX_ANSWER = 1_000
 """Characters of an answer that is still read; the longest gold answer of the benchmarks has 210."""
@@ -19,8 +20,9 @@ _CHARACTERS = str.maketrans(
     | {"∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}"}
     | {"°": r"^\circ ", "º": r"^\circ ", "⟨": "(", "⟩": ")", "〈": "(", "〉": ")", "∠": r"\angle ", "“": '"', "”": '"'}
 )
-_ZERO_WIDTH = r"\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad"
-_INVISIBLE = re.compile(rf"\x1b\[[0-9;]*[A-Za-z]|[{_ZERO_WIDTH}]")  # colours of a terminal, and what has no width
+ZERO_WIDTH = r"\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
+"""Characters without a width and changes of direction, as the inside of a regular expression's brackets."""
+_INVISIBLE = re.compile(rf"\x1b\[[0-9;]*[A-Za-z]|[{ZERO_WIDTH}\u00ad]")  # colours of a terminal, and soft hyphens
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -131,6 +133,7 @@ def plain(cleaned: str) -> str:
     return cleaned
 
 
+@lru_cache(maxsize=65_536)  # each rule asks again
 def key(cleaned: str) -> str:
     r"""What two equal answers have in common as strings; empty where nothing was answered.
 

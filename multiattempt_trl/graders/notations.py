@@ -5,10 +5,11 @@ not apply.
 """
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 from multiattempt_trl.graders.normalisation import key, plain
-from multiattempt_trl.graders.numbers import PlainNumber, parse_number
+from multiattempt_trl.graders.numbers import PlainNumber, plain_number
 
 _LETTER = re.compile(r"\(?([A-Z])\)?[.:]?")
 _LABELLED = re.compile(
@@ -166,7 +167,7 @@ def same_ratio(gold: str, answer: str) -> bool | None:
     if gold_terms is None and answer_terms is None:
         return None
     terms = [
-        written or _as_ratio(parse_number(key(text))) for written, text in ((gold_terms, gold), (answer_terms, answer))
+        written or _as_ratio(plain_number(text)) for written, text in ((gold_terms, gold), (answer_terms, answer))
     ]
     if terms[0] is None or terms[1] is None or len(terms[0]) != len(terms[1]):
         return False
@@ -184,3 +185,12 @@ def _ratio(text: str) -> list[Fraction] | None:
 
 def _as_ratio(number: PlainNumber | None) -> list[Fraction] | None:
     return None if number is None or number.percent or not number.value else [number.value, Fraction(1)]
+
+
+NOTATIONS: dict[str, Callable[[str, str], bool | None]] = {
+    "choice": same_choice,
+    "base": same_in_base,
+    "time": same_time,
+    "ratio": same_ratio,
+}
+"""The rules, by what they are about."""

@@ -3,6 +3,9 @@ r"""Plain numbers, compared as exact rationals: what needs no algebra, and what 
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
+
+from multiattempt_trl.graders.normalisation import key
 
 _DECIMAL = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _GROUP = r"(?:,|\{,\}| )"
@@ -65,7 +68,17 @@ def join_thousands(text: str) -> str:
     return "".join([*pieces, text[position:]])
 
 
-def parse_number(key: str) -> PlainNumber | None:
+@lru_cache(maxsize=65_536)
+def plain_number(cleaned: str) -> PlainNumber | None:
+    r"""The number that a cleaned answer writes; None for anything else.
+
+    >>> plain_number("x"), str(plain_number(r"- \text{5}").value)
+    (None, '-5')
+    """
+    return parse_number(key(cleaned))
+
+
+def parse_number(text: str) -> PlainNumber | None:
     r"""The number that a string of `normalisation.key` writes; None for anything else.
 
     >>> texts = ("-1,234", r"\frac{3}{-4}", r"3\frac12", "-1./3", "4.5e3", r"2\times10^{-3}", r"0.1\overline{6}")
@@ -73,12 +86,12 @@ def parse_number(key: str) -> PlainNumber | None:
     ['-1234', '-3/4', '7/2', '-1/3', '4500', '1/500', '1/6']
     >>> parse_number("2,3") or parse_number("x") or parse_number("1/0") or parse_number("10^{999999999}")
     """
-    if len(key) > _MAX_DIGITS or not any(char.isdigit() for char in key):
+    if len(text) > _MAX_DIGITS or not any(char.isdigit() for char in text):
         return None
-    match = _NUMBER.fullmatch(join_thousands(key))
+    match = _NUMBER.fullmatch(join_thousands(text))
     if match is None:
         return None
-    parts = {name: text for name, text in match.groupdict().items() if text}
+    parts = {name: part for name, part in match.groupdict().items() if part}
 
     def first(*names: str, default: str = "1") -> str:
         return next((parts[name] for name in names if name in parts), default)
@@ -92,7 +105,7 @@ def parse_number(key: str) -> PlainNumber | None:
     else:
         top = Fraction(first("decimal", "top", "num", "num1", "num2", "num3", "factor", "over"))
     value = (int(first("whole", "whole1", default="0")) + top / bottom) * Fraction(10) ** power
-    exact = "repeating" in parts or ("." not in key and "e" not in parts)
+    exact = "repeating" in parts or ("." not in text and "e" not in parts)
     decimals = len(parts["decimal"].partition(".")[2]) if "decimal" in parts else 0
     value = -value if parts.get("sign") == "-" else value
     return PlainNumber(value=value, exact=exact, decimals=decimals, percent="percent" in parts)

@@ -1,7 +1,6 @@
 r"""Whether an answer equals the gold one, as far as strings and exact numbers tell; the rest goes to math-verify."""
 
 import re
-from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
@@ -10,8 +9,8 @@ from multiattempt_trl.graders import notations
 from multiattempt_trl.graders.decision import Decision, Stage, Undecided, by_rule, wrong
 from multiattempt_trl.graders.lists import same_parts
 from multiattempt_trl.graders.normalisation import key, plain
-from multiattempt_trl.graders.numbers import TOLERANCE, PlainNumber, join_thousands, numbers_equal, parse_number
-from multiattempt_trl.graders.structure import both_signs, chain, has_plus_minus, parts, split_name, without_brackets
+from multiattempt_trl.graders.numbers import TOLERANCE, join_thousands, numbers_equal, plain_number
+from multiattempt_trl.graders.structure import chain, has_plus_minus, parts, signs_apart, split_name, without_brackets
 from multiattempt_trl.graders.syntax import is_formula, several_labels
 from multiattempt_trl.graders.units import split_unit, units_differ
 from multiattempt_trl.graders.values import values_differ
@@ -49,7 +48,7 @@ def decide(gold: str, answer: str, tolerance: Fraction = TOLERANCE, depth: int =
         return wrong("several answers")
     if _PLACEHOLDER.fullmatch(key(answer)):
         return wrong("placeholder")
-    for reason, rule in _NOTATIONS:
+    for reason, rule in notations.NOTATIONS.items():
         if (equal := rule(gold, answer)) is not None:
             return by_rule(equal, reason)
     simple_gold, simple_answer = _simplify(gold), _simplify(notations.without_label(answer))
@@ -65,21 +64,8 @@ def decide(gold: str, answer: str, tolerance: Fraction = TOLERANCE, depth: int =
     return Undecided(gold=gold, answer=answer)
 
 
-_NOTATIONS: tuple[tuple[str, Callable[[str, str], bool | None]], ...] = (
-    ("choice", notations.same_choice),
-    ("base", notations.same_in_base),
-    ("time", notations.same_time),
-    ("ratio", notations.same_ratio),
-)
-
-
-@lru_cache(maxsize=65_536)
-def _number(text: str) -> PlainNumber | None:
-    return parse_number(key(text))
-
-
 def _as_numbers(gold: str, answer: str, tolerance: Fraction) -> Decision | None:
-    gold_number, answer_number = _number(gold), _number(answer)
+    gold_number, answer_number = plain_number(gold), plain_number(answer)
     if gold_number is None or answer_number is None:
         return None
     if re.search(r",\s", gold + answer):  # 100, 400 are two answers
@@ -100,7 +86,7 @@ def _simplify(text: str) -> str:
 
 def _by_unit(gold: str, answer: str, tolerance: Fraction, depth: int) -> Decision | Undecided | None:
     bare_gold, gold_unit = split_unit(gold)
-    bare_answer, answer_unit = split_unit(answer, letters=_number(bare_gold) is not None)
+    bare_answer, answer_unit = split_unit(answer, letters=plain_number(bare_gold) is not None)
     if units_differ(gold_unit, answer_unit):
         return wrong("different unit")
     if (bare_gold, bare_answer) == (gold, answer):
@@ -113,9 +99,10 @@ def _by_parts(gold: str, answer: str, tolerance: Fraction, depth: int) -> Decisi
         outcome = decide(one, other, tolerance, depth + 1)
         return outcome.equal if isinstance(outcome, Decision) else None
 
-    listed = [", ".join(sign for item in parts(text).items for sign in both_signs(item)) for text in (gold, answer)]
-    if has_plus_minus(gold + answer) and not has_plus_minus("".join(listed)) and not parts(gold).ordered:
-        return same_parts(listed[0], listed[1], equal) or Undecided(gold=listed[0], answer=listed[1])
+    if has_plus_minus(gold + answer) and not parts(gold).ordered:
+        listed = [", ".join(signs_apart(parts(text).items)) for text in (gold, answer)]
+        if not has_plus_minus("".join(listed)):
+            return same_parts(listed[0], listed[1], equal) or Undecided(gold=listed[0], answer=listed[1])
     return same_parts(gold, answer, equal)
 
 
@@ -131,7 +118,7 @@ def _by_name(gold: str, answer: str, tolerance: Fraction, depth: int) -> Decisio
     if gold_name and answer_name and gold_name != answer_name:
         if (gold_name, answer_name) == (key(answer_value), key(gold_value)):  # a = b and b = a
             return by_rule(True, "equation")
-        numbers = [_number(split_unit(value)[0]) for value in (gold_value, answer_value)]
+        numbers = [plain_number(split_unit(value)[0]) for value in (gold_value, answer_value)]
         if len(gold_name) == len(answer_name) == 1 and all(numbers):
             return wrong("different variable")
         if not (_depends(gold_name) and _depends(answer_name)):
@@ -155,13 +142,13 @@ def _by_chain(gold: str, answer: str, tolerance: Fraction, depth: int) -> Decisi
         return None
     if re.search(r"[<>]|\\(?:leq|geq|neq)", answer):
         return None
-    numbers = [form for form in (split_unit(form)[0] for form in answer_forms) if _number(form) is not None]
+    numbers = [form for form in (split_unit(form)[0] for form in answer_forms) if plain_number(form) is not None]
     if any(not _rounds_to(*pair) for pair in pairwise(numbers)):
         return wrong("several answers")
     if any(_values_disagree(*pair, approximately=r"\approx" in answer) for pair in pairwise(answer_forms)):
         return wrong("several answers")
     if len(gold_forms) == 1 and len(numbers) < 2:
-        last = _number(gold) or not numbers or _has_letters(gold)
+        last = plain_number(gold) or not numbers or _has_letters(gold)
         return decide(gold, answer_forms[-1 if last else 0], tolerance, depth + 1)
     outcomes = [decide(one, other, tolerance, depth + 1) for one in gold_forms[:3] for other in answer_forms[:3]]
     equal = next((found for found in outcomes if isinstance(found, Decision) and found.equal), None)
@@ -184,13 +171,13 @@ def _is_chain(text: str) -> bool:
     forms = chain(text)
     return len(forms) == 1 or (
         not re.search(r"[<>]|\\(?:leq|geq|neq)", text)
-        and (r"\approx" in text or all(_number(split_unit(form)[0]) is not None for form in forms))
+        and (r"\approx" in text or all(plain_number(split_unit(form)[0]) is not None for form in forms))
     )
 
 
 def _rounds_to(one: str, other: str) -> bool:
     """Whether two forms of one number agree, the second perhaps rounded to the decimals it shows."""
-    number, rounded = _number(one), _number(other)
+    number, rounded = plain_number(one), plain_number(other)
     assert number is not None
     assert rounded is not None
     if (number.exact and rounded.exact) or number.percent != rounded.percent:
@@ -202,7 +189,7 @@ def _by_words(gold: str, answer: str, *_: object) -> Decision | None:
     """Names and words; a gold answer in words is not met by a formula, nor a number by a number and words."""
     gold_words = phrase(gold)
     if gold_words is None:
-        return wrong("words in the answer") if _number(gold) and _TEXT.search(answer) else None
+        return wrong("words in the answer") if plain_number(gold) and _TEXT.search(answer) else None
     answer_words = phrase(answer)
     if answer_words is None and re.fullmatch(r"[A-Za-z]+", plain(answer).strip()):
         answer_words = (plain(answer).strip().lower(),)

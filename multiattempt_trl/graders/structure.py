@@ -1,6 +1,7 @@
 r"""The parts of an answer: what stands around an equals sign, between commas, in brackets, in a column."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -180,6 +181,15 @@ def both_signs(item: str) -> list[str]:
     if len(_PLUS_MINUS.findall(item)) != 1:
         return [item]
     return [_PLUS_MINUS.sub(sign, item).replace(f"{sign} ", sign).removeprefix("+") for sign in "+-"]
+
+
+def signs_apart(items: Iterable[str]) -> tuple[str, ...]:
+    r"""The parts of a list, each plus-minus sign taken for two of them.
+
+    >>> signs_apart((r"\pm 2", "5"))
+    ('2', '-2', '5')
+    """
+    return tuple(sign for item in items for sign in both_signs(item))
 
 
 def has_plus_minus(cleaned: str) -> bool:

@@ -28,7 +28,7 @@ _ONE_LETTER = frozenset("msghLlJNWKVACTGÅΩ")
 _POWERS_BEFORE, _POWERS_AFTER = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}, {"squared": 2, "cubed": 3}
 _NEUTRAL = frozenset(
     """
-    unit unit way value number integer solution time point digit term element pair case possibility possibilitie
+    unit way value number integer solution time point digit term element pair case possibility possibilitie
     choice item thing person people total answer object each in all distinct different real positive possible whole
     linear
     """.split()  # noqa: SIM905  # one word after another reads best
@@ -40,7 +40,7 @@ _NO_UNIT = frozenset(
     true false correct wrong answer otherwise except maybe also undefined infinity infinite none to by as sin cos
     tan log ln exp lim max mod gcd lcm det sqrt pi choose
     plus minus times half halves third thirds quarter quarters fourth fourths fifths tenth tenths hundredths factorial
-    hundred thousand million billion trillion dozen one two three four five six seven eight nine ten percent either
+    hundred thousand million billion trillion dozen one two three four five six seven eight nine ten percent
     """.split()  # noqa: SIM905  # one word after another reads best
 )
 _STYLE = r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|hbox|operatorname|rm)"

@@ -9,8 +9,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from multiattempt_trl.graders.normalisation import key
-from multiattempt_trl.graders.numbers import parse_number
+from multiattempt_trl.graders.numbers import plain_number
 
 LOST_DIGITS = 1e-6
 """A sum this much smaller than its terms has too few digits left to be compared."""
@@ -58,7 +57,7 @@ def values(text: str) -> tuple[complex, ...]:
     """
     if len(text) > MAX_LENGTH or _SLASH.search(text):
         return ()
-    number = parse_number(key(text))
+    number = plain_number(text)
     if number is not None and not number.percent and abs(number.value) < 10**300:
         return (complex(float(number.value)),) * len(_POINTS)
     if _MIXED.search(text):
