@@ -15,7 +15,7 @@ from transformers import AutoModelForTokenClassification
 from multiattempt_trl.domains.arithmetic import PRESET
 from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.training.callbacks import JsonLines
-from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig
+from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig, accumulation_steps
 from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
 from multiattempt_trl.training.ppo_trainer import MultiAttemptPPOTrainer
 
@@ -242,6 +242,18 @@ class TestFiles:
         second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
         steps = [line["step"] for line in map(json.loads, path.read_text().splitlines()) if "loss" in line]
         assert steps == list(range(1, 9))
+
+
+class TestBatches:
+    def test_the_update_is_shared_out_among_the_processes(self, tmp_path: Path) -> None:
+        args = MultiAttemptPPOConfig(**arguments(tmp_path, update_batch_size=32))
+        assert args.gradient_accumulation_steps == 8  # of 4 dialogues each
+        assert accumulation_steps(128, per_device=4, processes=8) == 4
+
+    @pytest.mark.parametrize(("size", "processes"), [(30, 1), (32, 3), (0, 1)])
+    def test_an_update_that_cannot_be(self, size: int, processes: int) -> None:
+        with pytest.raises(ValueError, match=f"update_batch_size={size} cannot be shared out: {processes} processes"):
+            accumulation_steps(size, per_device=4, processes=processes)
 
 
 class TestRefusals:

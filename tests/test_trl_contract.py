@@ -15,11 +15,11 @@ from multiattempt_trl.dialogue.episode import Verdict
 from multiattempt_trl.domains.arithmetic import PRESET
 from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
-from multiattempt_trl.training.critic import load_critic_model
 from multiattempt_trl.training.dataset import to_question
 from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
 from multiattempt_trl.training.losses import clipped_policy_loss
 from multiattempt_trl.training.sequences import forward_by_length
+from multiattempt_trl.training.value_model import load_value_model
 
 PRICES = {Verdict.CORRECT: 1.0, Verdict.WRONG: -0.5, Verdict.INVALID: -1.0}
 
@@ -146,7 +146,7 @@ def test_leaving_out_padding_changes_no_number_and_no_gradient(
     ids = torch.randint(300, (8, 5 + 12), generator=generator)
     mask = torch.cat([torch.ones(8, 5), (torch.arange(12) < lengths[:, None])], dim=1).long()
     real = mask[:, 5:].bool()
-    model: Any = load_critic_model(str(tiny_model)) if trainer_class == "critic" else trainer.model
+    model: Any = load_value_model(str(tiny_model)) if trainer_class == "critic" else trainer.model
     model.double()  # so that chunks, which sum in another order, agree within the default tolerance
 
     def numbers(rows: int) -> tuple[torch.Tensor, list[torch.Tensor]]:

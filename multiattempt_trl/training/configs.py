@@ -1,5 +1,6 @@
 """What a training run is told: TRL's own configurations plus the fields of the multi-attempt task."""
 
+import os
 from dataclasses import dataclass, field
 
 from trl import GRPOConfig
@@ -9,6 +10,20 @@ from multiattempt_trl.dialogue.rewards import Prices, check_credit
 
 PER_ATTEMPT_CREDIT = ("improvement", "attempt")
 """Credit schemes under which GRPO's advantage differs between the attempts of one episode."""
+
+
+def accumulation_steps(update_batch_size: int, per_device: int, processes: int) -> int:
+    """Micro-batches of `per_device` dialogues in each of `processes` that make one update of `update_batch_size`.
+
+    Raises `ValueError` where they do not divide it.
+    """
+    at_once = per_device * processes
+    if update_batch_size < 1 or update_batch_size % at_once:
+        raise ValueError(
+            f"update_batch_size={update_batch_size} cannot be shared out: {processes} processes x "
+            f"per_device_train_batch_size={per_device} is {at_once} dialogues at a time, which must divide it"
+        )
+    return update_batch_size // at_once
 
 
 @dataclass
@@ -51,6 +66,13 @@ class MultiAttemptGRPOConfig(GRPOConfig):
     max_prompt_tokens: int | None = field(
         default=None,
         metadata={"help": "Questions whose first prompt is longer are dropped, and named in the log. Default: none."},
+    )
+    update_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Dialogues per optimizer step over all processes; sets gradient_accumulation_steps. With "
+            "generation_batch_size a recipe then says the same on any number of GPUs."
+        },
     )
     rollout_batch_size: int | None = field(
         default=None,
@@ -100,6 +122,11 @@ class MultiAttemptGRPOConfig(GRPOConfig):
         return self.max_episode_tokens or self.max_attempts * self.max_completion_length
 
     def __post_init__(self) -> None:
+        if self.update_batch_size is not None:
+            processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by every launcher, before torch is asked
+            self.gradient_accumulation_steps = accumulation_steps(
+                self.update_batch_size, self.per_device_train_batch_size, processes
+            )
         super().__post_init__()
         self._check_task()
         self._check_trl()

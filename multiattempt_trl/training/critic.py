@@ -1,13 +1,9 @@
 """PPO's critic: its own model with its own optimiser, schedule, clipping and files."""
 
-import copy
 from pathlib import Path
-from typing import Any
 
 import torch
-from peft import PeftConfig, TaskType, get_peft_model
-from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel, get_scheduler
-from transformers.utils import logging
+from transformers import AutoModelForTokenClassification, PreTrainedModel, get_scheduler
 
 from multiattempt_trl.training.configs import MultiAttemptPPOConfig
 
@@ -15,50 +11,11 @@ FOLDER = "critic"
 """Where a checkpoint keeps the critic; loads with `AutoModelForTokenClassification.from_pretrained`."""
 
 
-def load_critic_model(name_or_path: str, peft_config: PeftConfig | None = None, **kwargs: Any) -> PreTrainedModel:
-    """A value model over the weights at `name_or_path`: a token classifier with one label.
-
-    A new head starts near zero, N(0, 1 / (hidden + 1)) as in the published code, so that the first values do not drown
-    the rewards. With `peft_config` the base is frozen and the critic gets an adapter of its own and a trained head.
-    """
-    config = AutoConfig.from_pretrained(name_or_path, **_only(kwargs, "revision", "trust_remote_code"))
-    is_critic = "TokenClassification" in "".join(getattr(config, "architectures", None) or [])
-    config.num_labels = 1
-    config.classifier_dropout = 0.0  # the default of 0.1 would make the values noisy
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # a new head is meant, and no reason for a warning
-    try:
-        model: PreTrainedModel = AutoModelForTokenClassification.from_pretrained(name_or_path, config=config, **kwargs)
-    finally:
-        logging.set_verbosity(verbosity)
-    if not is_critic:
-        head: Any = model.score if hasattr(model, "score") else model.classifier
-        torch.nn.init.normal_(head.weight, std=1 / (model.config.get_text_config().hidden_size + 1))
-        if head.bias is not None:
-            torch.nn.init.zeros_(head.bias)
-    if peft_config is not None:
-        peft_config = copy.deepcopy(peft_config)
-        peft_config.task_type = TaskType.TOKEN_CLS  # PEFT then trains and saves the head whole, beside the adapter
-        if peft_config.target_modules == "all-linear":
-            theirs = peft_config.exclude_modules or []
-            peft_config.exclude_modules = (
-                rf"(?:{theirs})|(?:.*\.)?(?:score|classifier)"
-                if isinstance(theirs, str)
-                else sorted({*theirs, "score", "classifier"})
-            )
-        model = get_peft_model(model, peft_config)
-    return model
-
-
-def _only(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: kwargs[name] for name in names if kwargs.get(name) is not None}
-
-
 class Critic:
     """The value model as an engine of its own, for one process.
 
     Args:
-        model: from `load_critic_model`, on its device.
+        model: from `value_model.load_value_model`, on its device.
         args: learning rate, clipping, Adam's constants and the shape of the schedule.
     """
 

@@ -11,10 +11,11 @@ from trl.trainer.utils import disable_dropout_in_model, get_config_model_id
 from multiattempt_trl.rollout.play import Grade
 from multiattempt_trl.training.advantages import explained_variance, gae, whiten
 from multiattempt_trl.training.configs import MultiAttemptPPOConfig
-from multiattempt_trl.training.critic import Critic, load_critic_model
+from multiattempt_trl.training.critic import Critic
 from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
 from multiattempt_trl.training.losses import clipped_value_loss
 from multiattempt_trl.training.sequences import forward_by_length, place_rewards
+from multiattempt_trl.training.value_model import load_value_model
 
 
 class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
@@ -55,7 +56,7 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
         }
         if args.critic_model_name_or_path:
             init_kwargs.pop("revision", None)  # it is the policy's
-        critic_model = load_critic_model(name, peft_config, **init_kwargs)
+        critic_model = load_value_model(name, peft_config, **init_kwargs)
         if args.disable_dropout:
             disable_dropout_in_model(critic_model)
         self.critic = Critic(critic_model.to(self.accelerator.device), args)
