@@ -1,11 +1,13 @@
 """The model behind PPO's critic: a token classifier with one label over the weights that the policy starts from."""
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from peft import PeftConfig, TaskType, get_peft_model
 from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
 
@@ -27,9 +29,10 @@ def load_value_model(name_or_path: str, peft_config: PeftConfig | None = None, *
         logging.set_verbosity(verbosity)
     if not is_critic:
         head: Any = model.score if hasattr(model, "score") else model.classifier
-        torch.nn.init.normal_(head.weight, std=1 / (model.config.get_text_config().hidden_size + 1))
-        if head.bias is not None:
-            torch.nn.init.zeros_(head.bias)
+        with _whole(head):
+            torch.nn.init.normal_(head.weight, std=1 / (model.config.get_text_config().hidden_size + 1))
+            if head.bias is not None:
+                torch.nn.init.zeros_(head.bias)
     if peft_config is not None:
         peft_config = copy.deepcopy(peft_config)
         peft_config.task_type = TaskType.TOKEN_CLS  # PEFT then trains and saves the head whole, beside the adapter
@@ -42,6 +45,16 @@ def load_value_model(name_or_path: str, peft_config: PeftConfig | None = None, *
             )
         model = get_peft_model(model, peft_config)
     return model
+
+
+def _whole(module: torch.nn.Module) -> AbstractContextManager[Any]:
+    """Inside, each process has the module's weights whole; after it, what the first one wrote to them."""
+    if not is_deepspeed_zero3_enabled():
+        return nullcontext()
+    import deepspeed
+
+    gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(module.parameters(), modifier_rank=0)
+    return gathered
 
 
 def _only(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:
