@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
 from datasets import Dataset
 from trl import ModelConfig, TrlParser
 
@@ -29,7 +30,7 @@ CPU = ["--bf16", "false", "--use_cpu", "true"]
 
 def test_all_of_them_are_visited() -> None:
     assert len(RECIPES) == 8
-    assert len(LAUNCHERS) == len(list((ROOT / "accelerate_configs").iterdir())) == 2
+    assert len(LAUNCHERS) == len(list((ROOT / "accelerate_configs").iterdir())) == 11
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: "-".join(path.parts[-3:]))
@@ -103,7 +104,22 @@ def test_the_paper_recipe_fits_the_real_models_context_on_the_real_questions(sha
 
 @pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.stem)
 def test_a_launcher_configuration_parses_with_no_unknown_key(path: Path) -> None:
-    assert load_config_from_file(str(path)).num_processes == 1  # raises for an unknown key
+    config = load_config_from_file(str(path))  # raises for an unknown key
+    assert config.num_processes >= 1
+    known = {name.removeprefix("--") for action in launch_command_parser()._actions for name in action.option_strings}
+    assert {"zero_stage", "zero3_init_flag", "fsdp_version"} <= known
+    for section in ("deepspeed_config", "fsdp_config"):
+        assert set(getattr(config, section, None) or {}) <= known, section
+
+
+def test_deepspeed_configurations_leave_to_the_recipe_what_is_the_recipes() -> None:
+    """A number there that differs from the recipe's would be an error, or win in silence."""
+    found = [yaml.safe_load(path.read_text(encoding="utf-8")).get("deepspeed_config") for path in LAUNCHERS]
+    stages = [config for config in found if config]
+    assert len(stages) >= 5
+    for config in stages:
+        assert config["gradient_clipping"] == config["gradient_accumulation_steps"] == "auto"
+        assert config["zero_stage"] != 3 or config["zero3_save_16bit_model"] is True
 
 
 def test_every_command_in_the_documents_exists() -> None:

@@ -263,12 +263,6 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"has no critic .*critic is missing"):
             ppo(tmp_path, tiny_model, max_steps=8).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
 
-    def test_more_than_one_process(self, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        args = MultiAttemptPPOConfig(**arguments(tmp_path))
-        monkeypatch.setattr(type(args), "world_size", property(lambda self: 2))
-        with pytest.raises(ValueError, match="runs in one process on one device for now, got 2"):
-            MultiAttemptPPOTrainer(str(tiny_model), args, train_set(), grade_by_length, preset=PRESET)
-
     def test_scaling_by_the_batch_with_a_baseline_for_each_attempt(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="must be 'group' or 'none', got 'batch'"):
             MultiAttemptGRPOConfig(**arguments(tmp_path, num_generations=4, credit="attempt", scale_rewards="batch"))

@@ -52,6 +52,9 @@ class TransformersBackend:
         tokenizer: its pad id fills the left of shorter prompts, and its text tells where a box closes.
         stop_ids: ids that end an attempt.
         batch_size: rows per `generate` call; None for all at once.
+        anyone: for a model whose shards are spread over processes, which all must call `generate` equally often: tells
+            whether any of them is busy, given whether this one is. A process that is done generates for nobody until
+            all are. None where each process has a whole model.
     """
 
     eager = False
@@ -65,10 +68,11 @@ class TransformersBackend:
         stop_ids: Sequence[int],
         sampling: Sampling,
         batch_size: int | None = None,
+        anyone: Callable[[bool], bool] | None = None,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"the generation batch size must be at least 1, got {batch_size}")
-        self.open_model, self.tokenizer, self.batch_size = open_model, tokenizer, batch_size
+        self.open_model, self.tokenizer, self.batch_size, self.anyone = open_model, tokenizer, batch_size, anyone
         self.pad_token_id, self.stop_ids, self.sampling = pad_token_id, tuple(stop_ids), sampling
         self._pieces: dict[int, str] = {}
         self._waiting: list[GenRequest] = []
@@ -87,6 +91,8 @@ class TransformersBackend:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None and self.anyone is not None:
+            self._wait_for_others(self.anyone)
         del self._model
         self._context.__exit__(kind, error, trace)
 
@@ -97,7 +103,16 @@ class TransformersBackend:
         """The next chunk of what was submitted; `timeout` has no meaning here."""
         size = self.batch_size or len(self._waiting)
         chunk, self._waiting = self._waiting[:size], self._waiting[size:]
+        if chunk and self.anyone is not None:
+            self.anyone(True)
         return self._generate(chunk) if chunk else []
+
+    def _wait_for_others(self, anyone: Callable[[bool], bool]) -> None:
+        idle = GenRequest(request_id=-1, prompt_ids=self.stop_ids[:1], max_new_tokens=1, stop_at_box=False)
+        device = self._model.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # what is real draws alike
+            while anyone(False):
+                self._generate([idle])
 
     @torch.no_grad()
     def _generate(self, requests: list[GenRequest]) -> list[GenResult]:
@@ -119,6 +134,7 @@ class TransformersBackend:
             input_ids=torch.tensor(rows, device=device),
             attention_mask=torch.tensor(mask, device=device),
             generation_config=config,
+            synced_gpus=self.anyone is not None,  # else transformers takes ZeRO-3's word that it must be
             # Without need of it, leave `generate` as stock GRPO calls it.
             stopping_criteria=StoppingCriteriaList([ends]) if ends.needed else None,
         )

@@ -4,6 +4,9 @@ from collections.abc import Callable
 
 import torch
 
+ReduceSum = Callable[[torch.Tensor], torch.Tensor]
+"""Sums a tensor over the processes; with one process, the tensor itself."""
+
 
 def gae(
     rewards: torch.Tensor, values: torch.Tensor, policy_mask: torch.Tensor, gamma: float, lam: float
@@ -69,9 +72,7 @@ def group_relative(returns: torch.Tensor, reached: torch.Tensor, group_size: int
     return centred.flatten(0, 1)
 
 
-def whiten(
-    values: torch.Tensor, mask: torch.Tensor, reduce_sum: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
-) -> torch.Tensor:
+def whiten(values: torch.Tensor, mask: torch.Tensor, reduce_sum: ReduceSum = lambda x: x) -> torch.Tensor:
     """Mean 0 and standard deviation 1 over all masked values of the rollout batch; 0 elsewhere.
 
     Args:
@@ -79,20 +80,31 @@ def whiten(
         mask: (B, T), True where a value counts.
         reduce_sum: sums a tensor over the processes, so that the moments are of the global batch.
     """
+    mean, variance = moments(values, mask, reduce_sum)
+    return (values.masked_fill(~mask, 0.0) - mean) * mask / (variance.sqrt() + 1e-8)
+
+
+def moments(
+    values: torch.Tensor, mask: torch.Tensor, reduce_sum: ReduceSum = lambda x: x
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance, each of shape (), over all masked values of the rollout batch; 0 where there is none.
+
+    Args: as `whiten`.
+    """
     count = reduce_sum(mask.sum().to(values.dtype)).clamp(min=1)
     kept = values.masked_fill(~mask, 0.0)
     mean = reduce_sum(kept.sum()) / count
     centred = (kept - mean) * mask
-    variance = reduce_sum((centred**2).sum()) / count
-    return centred / (variance.sqrt() + 1e-8)
+    return mean, reduce_sum((centred**2).sum()) / count
 
 
-def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> float:
+def explained_variance(
+    values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor, reduce_sum: ReduceSum = lambda x: x
+) -> float:
     """1 - Var(R - V) / Var(R) over masked positions: 1 is a perfect critic, 0 one that knows the mean alone.
 
     NaN where all returns are equal.
     """
-    kept_returns = returns[mask]
-    variance = kept_returns.var(correction=0)
-    residual = (kept_returns - values[mask]).var(correction=0)
+    _, variance = moments(returns, mask, reduce_sum)
+    _, residual = moments(returns - values, mask, reduce_sum)
     return float(1 - residual / variance) if variance > 0 else float("nan")

@@ -1,7 +1,6 @@
 """Callbacks: counters that survive a resume, metrics as JSON lines, a readable progress bar, an early check."""
 
 import json
-from collections.abc import Iterable
 from math import lcm
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +8,6 @@ from typing import Any, ClassVar
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState, ProgressCallback
 
-from multiattempt_trl.dialogue.episode import Episode
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
 
 
@@ -27,10 +25,9 @@ class EpisodeCounter(TrainerCallback, ExportableState):
         saved = callbacks.get(type(self).__name__, self.state())["attributes"]
         self.episodes, self.sampled_tokens = saved["episodes"], saved["sampled_tokens"]
 
-    def count(self, episodes: Iterable[Episode]) -> None:
-        for episode in episodes:
-            self.episodes += 1
-            self.sampled_tokens += episode.sampled_tokens
+    def add(self, *, episodes: int, sampled_tokens: int) -> None:
+        self.episodes += episodes
+        self.sampled_tokens += sampled_tokens
 
     def state(self) -> dict[str, Any]:
         return {"args": {}, "attributes": {"episodes": self.episodes, "sampled_tokens": self.sampled_tokens}}

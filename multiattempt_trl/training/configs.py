@@ -1,12 +1,12 @@
 """What a training run is told: TRL's own configurations plus the fields of the multi-attempt task."""
 
-import os
 from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 
 from multiattempt_trl.dialogue.prompts import check_feedback
 from multiattempt_trl.dialogue.rewards import Prices, check_credit
+from multiattempt_trl.training.launch import check_processes, processes_launched
 
 PER_ATTEMPT_CREDIT = ("improvement", "attempt")
 """Credit schemes under which GRPO's advantage differs between the attempts of one episode."""
@@ -74,6 +74,9 @@ class MultiAttemptGRPOConfig(GRPOConfig):
             "generation_batch_size a recipe then says the same on any number of GPUs."
         },
     )
+    min_processes: int = field(
+        default=1, metadata={"help": "Fewest GPUs that the recipe fits; fewer are refused before a model is loaded."}
+    )
     rollout_batch_size: int | None = field(
         default=None,
         metadata={"help": "Dialogues generated together by one generate call. Default: all of a rollout."},
@@ -122,10 +125,10 @@ class MultiAttemptGRPOConfig(GRPOConfig):
         return self.max_episode_tokens or self.max_attempts * self.max_completion_length
 
     def __post_init__(self) -> None:
+        check_processes(use_cpu=self.use_cpu, fewest=self.min_processes)
         if self.update_batch_size is not None:
-            processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by every launcher, before torch is asked
             self.gradient_accumulation_steps = accumulation_steps(
-                self.update_batch_size, self.per_device_train_batch_size, processes
+                self.update_batch_size, self.per_device_train_batch_size, processes_launched()
             )
         super().__post_init__()
         self._check_task()

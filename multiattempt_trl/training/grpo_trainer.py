@@ -29,6 +29,7 @@ from multiattempt_trl.training.dataset import (
     to_question,
 )
 from multiattempt_trl.training.generation import training_backend
+from multiattempt_trl.training.launch import check_launch
 from multiattempt_trl.training.model_card import PAPER, describe_training
 from multiattempt_trl.training.sequences import TokenSequence, collate, flatten, forward_by_length, spread
 
@@ -56,8 +57,8 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
         preset: the words; by default the one that `args.prompt_preset` names.
         processing_class: tokenizer with a chat template; loaded from the model's path where None.
 
-    Raises `ValueError`, before the model is loaded where it can, for a dataset, template or token budget that cannot
-    work, and for more than one process.
+    Raises `ValueError`, before the model is loaded where it can, for a launch, dataset, template or token budget that
+    cannot work.
     """
 
     _tag_names: ClassVar[list[str]] = ["trl", "multi-attempt-grpo"]
@@ -87,11 +88,7 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
         quantization_config: Any = None,
         peft_config: PeftConfig | None = None,
     ) -> None:
-        if args.world_size > 1 or args.n_gpu > 1:
-            raise ValueError(
-                f"{type(self).__name__} runs in one process on one device for now, got {args.world_size} processes "
-                f"that see {args.n_gpu} GPUs: launch one, with CUDA_VISIBLE_DEVICES=0"
-            )
+        check_launch(args, quantised=quantization_config is not None)
         self.grade = grade
         self.preset = preset or get_preset(args.prompt_preset or "paper")
         if processing_class is None:
@@ -148,7 +145,7 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
         prices = self.args.prices
         self._prices = [price(episode, prices, self.args.credit, self.args.attempt_discount) for episode in episodes]
         if self.model.training:
-            self._episode_counter.count(episodes)
+            self._count(episodes)
         return {
             "prompt_ids": [sequence.prompt_ids for sequence in self._sequences],
             "completion_ids": [sequence.completion_ids for sequence in self._sequences],
@@ -156,6 +153,16 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
             "env_mask": [sequence.policy_mask for sequence in self._sequences],
             "episode": episodes,
         }
+
+    def _count(self, episodes: list[Episode]) -> None:
+        """Over all processes, so that the counts in a checkpoint are the run's."""
+        mine = torch.tensor([len(episodes), sum(episode.sampled_tokens for episode in episodes)])
+        everyones = self._sum(mine.to(self.accelerator.device)).tolist()
+        self._episode_counter.add(episodes=everyones[0], sampled_tokens=everyones[1])
+
+    def _sum(self, value: torch.Tensor) -> torch.Tensor:
+        total: torch.Tensor = self.accelerator.reduce(value, "sum")
+        return total
 
     def _budget(self, question: Question) -> int:
         """N, drawn in training and M in evaluation."""
@@ -226,14 +233,18 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
         if self.args.credit not in PER_ATTEMPT_CREDIT:
             return {}
         prices = self._price_matrix()
-        reached = collate([[1.0] * len(row) for row in self._prices], prices.size(1), torch.float32).bool()
+        reached = collate([[1.0] * len(row) for row in self._prices], prices.size(1), torch.float32)
         group = self.num_generations if self.model.training else self.num_generations_eval
-        advantages = group_relative(returns_to_go(prices), reached, group, scale=self.scale_rewards == "group")
-        return {"advantages": spread(advantages.to(batch["completion_ids"].device), self._attempt_index(batch))}
+        # A group may span processes: all see all prices, and each keeps its own rows.
+        everyones = self.accelerator.gather(torch.stack([prices, reached.to(prices.device)], dim=1))
+        returns, was_reached = returns_to_go(everyones[:, 0]), everyones[:, 1].bool()
+        advantages = group_relative(returns, was_reached, group, scale=self.scale_rewards == "group")
+        first = self.accelerator.process_index * len(prices)
+        return {"advantages": spread(advantages[first : first + len(prices)], self._attempt_index(batch))}
 
     def _price_matrix(self) -> torch.Tensor:
         """(B, K): one price per attempt."""
-        return collate(self._prices, self.args.max_attempts, torch.float32)
+        return collate(self._prices, self.args.max_attempts, torch.float32).to(self.accelerator.device)
 
     def _attempt_index(self, batch: dict[str, Any]) -> torch.Tensor:
         """(B, T): whose token each is."""

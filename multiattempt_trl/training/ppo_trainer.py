@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import disable_dropout_in_model, get_config_model_id
 
 from multiattempt_trl.rollout.play import Grade
-from multiattempt_trl.training.advantages import explained_variance, gae, whiten
+from multiattempt_trl.training.advantages import explained_variance, gae, moments, whiten
 from multiattempt_trl.training.configs import MultiAttemptPPOConfig
 from multiattempt_trl.training.critic import Critic
 from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
@@ -46,8 +46,6 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(model, args, train_dataset, grade, peft_config=peft_config, **kwargs)
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise ValueError("the critic runs in one plain process for now: launch without DeepSpeed and FSDP")
         name = args.critic_model_name_or_path or get_config_model_id(self.model.config)
         init_kwargs = {
             "dtype": self.model.dtype,
@@ -59,7 +57,7 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
         critic_model = load_value_model(name, peft_config, **init_kwargs)
         if args.disable_dropout:
             disable_dropout_in_model(critic_model)
-        self.critic = Critic(critic_model.to(self.accelerator.device), args)
+        self.critic = Critic(critic_model, args, self.accelerator)
 
     # ---- rollout ------------------------------------------------------------------------------------------------
 
@@ -68,14 +66,15 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
         attempt_index = self._attempt_index(batch)
         policy_mask = attempt_index > 0
         values = self._rollout_values(batch)
-        rewards = place_rewards(self._price_matrix().to(values.device), attempt_index)
+        rewards = place_rewards(self._price_matrix(), attempt_index)
         advantages, returns = gae(rewards, values, policy_mask, self.args.gamma, self.args.lam)
-        mode = "train" if self.model.training else "eval"
-        self._metrics[mode]["value/explained_variance"].append(explained_variance(values, returns, policy_mask))
-        self._metrics[mode]["value/mean"].append(values[policy_mask].mean().item())
-        self._metrics[mode]["advantage/std"].append(advantages[policy_mask].std(correction=0).item())
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        explained = explained_variance(values, returns, policy_mask, self._sum)
+        metrics["value/explained_variance"].append(explained)
+        metrics["value/mean"].append(moments(values, policy_mask, self._sum)[0].item())
+        metrics["advantage/std"].append(moments(advantages, policy_mask, self._sum)[1].sqrt().item())
         if self.args.whiten_advantages:
-            advantages = whiten(advantages, policy_mask, lambda x: self.accelerator.reduce(x, "sum"))
+            advantages = whiten(advantages, policy_mask, self._sum)
         return {"advantages": advantages, "returns": returns, "old_values": values}
 
     @torch.no_grad()
@@ -93,8 +92,7 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
         input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
         width, rows = batch["completion_ids"].size(1), self.args.forward_batch_size or input_ids.size(0)
-        with self.accelerator.autocast():
-            return forward_by_length(self.critic.values, input_ids, attention_mask, width, rows)
+        return forward_by_length(self.critic.values, input_ids, attention_mask, width, rows)
 
     # ---- update -------------------------------------------------------------------------------------------------
 
@@ -102,42 +100,55 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
         self, model: torch.nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
         slot = self._step % self.args.steps_per_generation  # the minibatch that TRL is about to take
-        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.state.global_step < self.args.critic_warmup_steps:
-            # Without a gradient the optimiser skips the policy, its moments included.
-            model.zero_grad(set_to_none=True)
+            loss: torch.Tensor = self._idle_policy_step(model, inputs)
+        else:
+            loss = super().training_step(model, inputs, num_items_in_batch)
         assert self._buffered_inputs is not None
         self._critic_step(self._buffered_inputs[slot])
         return loss
 
+    def _idle_policy_step(self, model: torch.nn.Module, inputs: Any) -> torch.Tensor:
+        """The policy's loss for the log. Without a gradient the optimizer skips the policy, its moments included."""
+        model.train()
+        batch = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss: torch.Tensor = self.compute_loss(model, batch)
+        self._step += 1
+        return loss / float(self.current_gradient_accumulation_steps)
+
     def _critic_step(self, batch: dict[str, Any]) -> None:
         mask = (batch["completion_mask"] * batch["tool_mask"]).bool()
-        loss, clipped = clipped_value_loss(
-            self._values(batch), batch["old_values"], batch["returns"], mask, clip=self.args.value_clip
-        )
-        (loss / self.current_gradient_accumulation_steps).backward()
-        metrics = self._metrics["train"]
-        metrics["value/loss"].append(loss.item())
-        metrics["value/clip_fraction"].append(clipped.item())
-        if self.accelerator.sync_gradients:
-            metrics["value/learning_rate"].append(self.critic.learning_rate)
-            metrics["value/grad_norm"].append(self.critic.step())
+        metrics, last = self._metrics["train"], self.accelerator.sync_gradients
+        rate = self.critic.learning_rate
+        with self.critic.accumulating(last=last):
+            loss, clipped = clipped_value_loss(
+                self._values(batch), batch["old_values"], batch["returns"], mask, clip=self.args.value_clip
+            )
+            norm = self.critic.update(loss / self.current_gradient_accumulation_steps, last=last)
+        metrics["value/loss"].append(self._mean(loss))
+        metrics["value/clip_fraction"].append(self._mean(clipped))
+        if norm is not None:
+            metrics["value/learning_rate"].append(rate)
+            metrics["value/grad_norm"].append(norm)
+
+    def _mean(self, value: torch.Tensor) -> float:
+        """Of one number in each process."""
+        return float(self.accelerator.reduce(value.detach(), "mean"))
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        self.critic.create_scheduler(num_training_steps)
+        self.critic.start(num_training_steps)
         return super().create_scheduler(num_training_steps, optimizer)
 
     # ---- files --------------------------------------------------------------------------------------------------
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        if self.args.should_save:
-            self.critic.export(output_dir or self.args.output_dir)
+        self.critic.export(output_dir or self.args.output_dir)
         super().save_model(output_dir, _internal_call)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save:
-            self.critic.save_state(output_dir)
+        self.critic.save_state(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         self.critic.load_weights(resume_from_checkpoint)

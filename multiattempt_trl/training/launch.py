@@ -1,0 +1,101 @@
+"""How a run was launched: how many processes, who holds what. What cannot work is said before a model is loaded."""
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from accelerate.utils import str_to_bool
+
+if TYPE_CHECKING:
+    from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    """What a checkpoint's shards depend on."""
+
+    backend: str
+    """`plain` (one process, or DDP), `zero1`, `zero2`, `zero3` or `fsdp`."""
+    processes: int
+
+    @classmethod
+    def of(cls, args: "MultiAttemptGRPOConfig") -> Self:
+        """Of the run that these arguments were made for."""
+        backend = "fsdp" if _said("ACCELERATE_USE_FSDP") else "plain"
+        if args.deepspeed_plugin is not None:
+            backend = f"zero{args.deepspeed_plugin.zero_stage}"
+        return cls(backend=backend, processes=args.world_size)
+
+    def __str__(self) -> str:
+        return f"{self.processes} process{'es' if self.processes > 1 else ''} ({self.backend})"
+
+
+def check_processes(*, use_cpu: bool, fewest: int) -> None:
+    """Raises `ValueError` where more processes were launched here than there are GPUs, or fewer than are needed."""
+    processes, here = processes_launched(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if use_cpu:
+        return
+    found = torch.cuda.device_count()
+    if here > 1 and here > found:
+        raise ValueError(
+            f"{here} processes were launched on this machine, which has {found} GPUs: launch with --num_processes "
+            f"{max(found, 1)} (num_processes in the accelerate configuration), or on the CPU with --use_cpu true"
+        )
+    if processes < fewest:
+        raise ValueError(
+            f"this recipe needs at least min_processes={fewest} GPUs to fit, got {processes}: launch more with "
+            "--num_processes, take a recipe for fewer, or lower min_processes if `multiattempt plan` says that it fits"
+        )
+
+
+def processes_launched() -> int:
+    """Over all machines; every launcher says it before torch is asked."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_launch(args: "MultiAttemptGRPOConfig", *, quantised: bool) -> None:
+    """Raises `ValueError` for a launch that could not train as it says."""
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"one process sees {args.n_gpu} GPUs, and would copy the model to all of them at every step: launch one "
+            "process per GPU (accelerate_configs/ddp.yaml), or one with CUDA_VISIBLE_DEVICES=0"
+        )
+    if _said("ACCELERATE_USE_FSDP"):
+        raise ValueError(
+            "FSDP shards the weights in a way that neither the dialogues nor the critic are written for: launch with "
+            "accelerate_configs/zero3.yaml, which shards them as well"
+        )
+    if args.deepspeed_plugin is not None:
+        _check_deepspeed(args, args.deepspeed_plugin, quantised)
+
+
+def _check_deepspeed(args: "MultiAttemptGRPOConfig", plugin: Any, quantised: bool) -> None:
+    config = plugin.deepspeed_config
+    if _said("ACCELERATE_USE_CPU"):
+        raise ValueError(
+            "ACCELERATE_USE_CPU is set, which turns DeepSpeed off without a word: unset it (--use_cpu true in the "
+            "recipe is enough), or launch with accelerate_configs/cpu_ddp.yaml"
+        )
+    clip = config.get("gradient_clipping", "auto")
+    if clip != "auto" and float(clip) != args.max_grad_norm:
+        raise ValueError(
+            f"gradient_clipping is {clip} in the accelerate configuration but max_grad_norm is {args.max_grad_norm} "
+            "in the recipe: write `gradient_clipping: auto`"
+        )
+    if plugin.zero_stage != 3:
+        return
+    if quantised:
+        raise ValueError(
+            "ZeRO-3 would shard quantised weights, which it cannot put together again: launch QLoRA with "
+            "accelerate_configs/ddp.yaml or zero2.yaml"
+        )
+    if not config["zero_optimization"].get("stage3_gather_16bit_weights_on_model_save"):
+        raise ValueError(
+            "ZeRO-3 would save no weights that load by themselves: write `zero3_save_16bit_model: true` in the "
+            "accelerate configuration"
+        )
+
+
+def _said(variable: str) -> bool:
+    return bool(str_to_bool(os.environ.get(variable, "false")))

@@ -1,0 +1,111 @@
+"""One process of a launch that trains the arithmetic recipe: started by `accelerate launch`, it writes what it saw.
+
+    accelerate launch --config_file accelerate_configs/cpu_zero3.yaml tests/ranks.py OUT MODEL ppo [--any_field value]
+
+Dialogues are ragged on purpose: the first process solves every question at once, the others none, so that one plays a
+single round of a rollout and the others all of them.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState
+from peft import LoraConfig
+from trl import TrlParser
+
+from multiattempt_trl.dialogue.episode import Question, Verdict
+from multiattempt_trl.domains.arithmetic import PRESET
+from multiattempt_trl.domains.arithmetic.questions import questions
+from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig
+from multiattempt_trl.training.dataset import to_dataset
+from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
+from multiattempt_trl.training.ppo_trainer import MultiAttemptPPOTrainer
+
+ROOT = Path(__file__).resolve().parent.parent
+TRAINERS = {
+    "ppo": (MultiAttemptPPOConfig, MultiAttemptPPOTrainer),
+    "grpo": (MultiAttemptGRPOConfig, MultiAttemptGRPOTrainer),
+}
+# Six questions' worth of a recipe: 8 dialogues a rollout in each process, in two minibatches.
+SMALL = {
+    **{
+        "per_device_train_batch_size": 4,
+        "steps_per_generation": 2,
+        "forward_batch_size": 2,
+        "max_completion_length": 6,
+    },
+    **{"max_steps": 6, "warmup_steps": 2, "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True},
+    **{"budget_draw": "fixed", "max_attempts": 5},
+}
+
+
+def skip_compiling() -> None:
+    """DeepSpeed builds a shared-memory all-reduce for two minutes at its first start; gloo does as well here."""
+    import deepspeed  # noqa: F401
+
+    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+
+
+def ragged(question: Question, response: str) -> Verdict:
+    if PartialState().process_index == 0:
+        return Verdict.CORRECT
+    return Verdict.WRONG if (len(response) + len(question.answer)) % 3 else Verdict.INVALID
+
+
+class Rounds:
+    """Counts how often this process called `generate`."""
+
+    def __init__(self, model: Any) -> None:
+        self.calls, self.generate = 0, model.generate
+        model.generate = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        return self.generate(*args, **kwargs)
+
+
+def build(out: Path, model: str, algorithm: str, overrides: list[str]) -> MultiAttemptGRPOTrainer:
+    config_class, trainer_class = TRAINERS[algorithm]
+    recipe = yaml.safe_load((ROOT / f"recipes/arithmetic/{algorithm}/multi_attempt.yaml").read_text(encoding="utf-8"))
+    recipe.pop("domain")
+    critic = {"critic_warmup_steps": 2} if algorithm == "ppo" else {"num_generations": 4}
+    given = dict(zip((name.removeprefix("--") for name in overrides[::2]), overrides[1::2], strict=True))
+    peft = LoraConfig(task_type="CAUSAL_LM", **json.loads(given.pop("lora"))) if "lora" in given else None
+    seed = given.pop("scramble", None)
+    values = recipe | SMALL | critic | {"output_dir": str(out)} | given
+    (args,) = TrlParser((config_class,)).parse_args_and_config(
+        [item for name, value in values.items() for item in (f"--{name}", str(value))]
+    )
+    trainer = trainer_class(model, args, to_dataset(questions("train")[:48]), ragged, preset=PRESET, peft_config=peft)
+    if seed is not None:
+        torch.manual_seed(int(seed))  # whatever state a new process is in
+    return trainer
+
+
+def main() -> None:
+    out, model, algorithm, *overrides = sys.argv[1:]
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        skip_compiling()
+    trainer = build(Path(out), model, algorithm, overrides)
+    rounds = Rounds(trainer.model)
+    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    trainer.save_model(out)
+    state = PartialState()
+    seen = {
+        "log": trainer.state.log_history,
+        "rounds": rounds.calls,
+        "backend": type(trainer.model_wrapped).__name__,
+        "deepspeed": trainer.is_deepspeed_enabled,
+    }
+    (Path(out) / f"rank{state.process_index}.json").write_text(json.dumps(seen), encoding="utf-8")
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
