@@ -88,6 +88,10 @@ class MultiAttemptGRPOConfig(GRPOConfig):
             "Default: all of a minibatch together, as TRL."
         },
     )
+    disable_dropout: bool = field(
+        default=True,
+        metadata={"help": "No dropout, not in an adapter either: it would be in what is sampled and in old logps."},
+    )
     price_correct: float = field(default=1.0, metadata={"help": "Reward of a solved episode (paper: 1)."})
     price_wrong: float = field(
         default=-0.5, metadata={"help": "Reward of an unsolved episode with a well-formed answer (paper: -0.5)."}

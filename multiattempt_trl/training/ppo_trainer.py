@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import disable_dropout_in_model, get_config_model_id
 
 from multiattempt_trl.rollout.play import Grade
+from multiattempt_trl.training.adapters import check_adapter, mend_quantised
 from multiattempt_trl.training.advantages import explained_variance, gae, moments, whiten
 from multiattempt_trl.training.configs import MultiAttemptPPOConfig
 from multiattempt_trl.training.critic import Critic
@@ -42,10 +43,14 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
         train_dataset: Dataset,
         grade: Grade,
         *,
+        quantization_config: Any = None,
         peft_config: PeftConfig | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model, args, train_dataset, grade, peft_config=peft_config, **kwargs)
+        check_adapter(model, peft_config, quantization_config, args)
+        adapters = {"quantization_config": quantization_config, "peft_config": peft_config}
+        super().__init__(model, args, train_dataset, grade, **adapters, **kwargs)
+        mend_quantised(self.model)
         name = args.critic_model_name_or_path or get_config_model_id(self.model.config)
         init_kwargs = {
             "dtype": self.model.dtype,
@@ -54,7 +59,7 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
         }
         if args.critic_model_name_or_path:
             init_kwargs.pop("revision", None)  # it is the policy's
-        critic_model = load_value_model(name, peft_config, **init_kwargs)
+        critic_model = load_value_model(name, **adapters, **init_kwargs)
         if args.disable_dropout:
             disable_dropout_in_model(critic_model)
         self.critic = Critic(critic_model, args, self.accelerator)
