@@ -1,0 +1,165 @@
+"""What `multiattempt plan` is told, and what it takes from a recipe."""
+
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedConfig
+from trl import ModelConfig, get_peft_config
+
+from multiattempt_trl.cli.arguments import TaskArguments
+from multiattempt_trl.domains import Domain, TrainRows, get_domain
+from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig
+from multiattempt_trl.training.layout import Layout
+from multiattempt_trl.training.memory import Lengths, Setup
+from multiattempt_trl.training.model_size import ModelSize, adapter_size, critic_size, read_config
+
+PAPER_QUESTIONS = 8_521
+"""Rows of the maths domain's own training set."""
+FEEDBACK_TOKENS = 32
+"""Of one feedback with the turns of the chat template around it; the paper's preset takes 30 in Qwen2.5's tokens."""
+PROMPT_TOKENS = 512
+"""Longest prompt where `max_prompt_tokens` does not say."""
+MEAN_ATTEMPT_TOKENS = 600
+"""Tokens of an attempt where nobody has measured them, or half its cap."""
+
+
+@dataclass
+class PlanArguments:
+    """What is planned for."""
+
+    algorithm: str | None = field(
+        default=None, metadata={"help": "ppo or grpo. Default: the name of the recipe's folder."}
+    )
+    accelerate: str | None = field(
+        default=None, metadata={"help": "The accelerate configuration to launch with. Default: one process, one GPU."}
+    )
+    gpu: str | None = field(default=None, metadata={"help": "Memory of one GPU, such as 24GB: does the run fit?"})
+    questions: int | None = field(default=None, metadata={"help": "Training questions, where the set is not at hand."})
+    mean_attempt_tokens: float | None = field(
+        default=None, metadata={"help": "Sampled tokens of an attempt on average. Default: 600, or half its cap."}
+    )
+    mean_attempts: float | None = field(
+        default=None, metadata={"help": "Attempts of a dialogue on average. Default: the mean budget, as if all fail."}
+    )
+    tokens_per_second: float | None = field(
+        default=None, metadata={"help": "Measured speed of generation on one GPU; without it no time is estimated."}
+    )
+    train_tokens_per_second: float | None = field(
+        default=None, metadata={"help": "Measured speed of training on one GPU, in sampled tokens."}
+    )
+    json: bool = field(default=False, metadata={"help": "Print the plan as JSON."})
+
+    def __post_init__(self) -> None:
+        for name in ("questions", "mean_attempt_tokens", "mean_attempts", "tokens_per_second"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+
+
+def model_config(domain: Domain, model_args: ModelConfig) -> PreTrainedConfig:
+    """The architecture; raises `ValueError` where no model is named and the domain has none."""
+    if model_args.model_name_or_path:
+        return read_config(
+            model_args.model_name_or_path,
+            revision=model_args.model_revision,
+            trust_remote_code=getattr(model_args, "trust_remote_code", False),
+        )
+    if domain.name != "arithmetic":
+        raise ValueError(f"domain {domain.name!r} has no model of its own: set --model_name_or_path")
+    # Its architecture is known without making the warm start, which trains it.
+    from multiattempt_trl.domains.arithmetic import PRESET
+    from multiattempt_trl.domains.arithmetic.model import build_config
+    from multiattempt_trl.domains.arithmetic.tokenizer import build_tokenizer
+
+    return build_config(build_tokenizer(PRESET))
+
+
+def to_setup(
+    args: MultiAttemptGRPOConfig, model_args: ModelConfig, config: PreTrainedConfig, layout: Layout, notes: list[str]
+) -> Setup:
+    """What memory follows from; adds what had to be assumed to `notes`."""
+    policy, critic = ModelSize.of(config), None
+    if isinstance(args, MultiAttemptPPOConfig):
+        named = args.critic_model_name_or_path
+        critic = critic_size(read_config(named) if named else config)
+    share = args.generation_batch_size // layout.processes
+    dtype = (args.model_init_kwargs or {}).get("dtype", model_args.dtype)
+    dtype = str(config.dtype) if dtype in (None, "auto") else str(dtype)
+    peft_config = get_peft_config(model_args)
+    quantised = "int8" if model_args.load_in_8bit else None
+    if model_args.load_in_4bit:
+        quantised = "4bit, double" if model_args.use_bnb_nested_quant else "4bit"
+    if quantised and peft_config is None:
+        raise ValueError("quantised weights cannot be trained: add --use_peft true")
+    if quantised and critic:
+        notes.append("the critic's base is not quantised: the trainer loads it in the dtype of the policy")
+    if "adamw_torch" not in str(getattr(args.optim, "value", args.optim)):
+        notes.append(f"optim {args.optim} is counted as AdamW")
+    return Setup(
+        policy=policy,
+        critic=critic,
+        has_reference=args.beta != 0,
+        lengths=lengths(args, policy.context, notes),
+        micro_batch=args.per_device_train_batch_size,
+        forward_rows=args.forward_batch_size,
+        rollout_rows=min(args.rollout_batch_size or share, share),
+        rollout_share=share,
+        layout=layout,
+        weight_bytes=2 if "16" in dtype else 4,
+        mixed=bool(args.bf16 or args.fp16) or layout.mixed_precision in ("bf16", "fp16"),
+        checkpointing=bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False)),
+        adapter=adapter_size(config, peft_config) if peft_config else None,
+        quantised=quantised,
+        fused_optimizer="fused" in str(getattr(args.optim, "value", args.optim)),
+        gathers_for_rollout=args.ds3_gather_for_generation,
+    )
+
+
+def lengths(args: MultiAttemptGRPOConfig, context: int, notes: list[str]) -> Lengths:
+    """The caps of a dialogue; adds what had to be assumed to `notes`."""
+    feedback = (args.max_attempts - 1) * FEEDBACK_TOKENS
+    sampled = min(args.episode_tokens, args.max_attempts * args.max_completion_length)
+    prompt = args.max_prompt_tokens
+    if prompt is None:
+        prompt = max(min(PROMPT_TOKENS, context - feedback - sampled), 1)
+        notes.append(f"prompts have at most {prompt:,} tokens: max_prompt_tokens is not set")
+    if feedback:
+        notes.append(f"a feedback has {FEEDBACK_TOKENS} tokens")
+    return Lengths(
+        prompt=prompt,
+        feedback=feedback,
+        sampled=sampled,
+        attempt=args.max_completion_length,
+        attempts=args.max_attempts,
+        context=context,
+    )
+
+
+def number_of_questions(task: TaskArguments, told: PlanArguments, notes: list[str]) -> int:
+    """As told, else of the set itself, else of the paper's.
+
+    Raises `ValueError` where the set is another, and not at hand.
+    """
+    if told.questions is not None:
+        return told.questions
+    is_hub_default = task.domain == "maths" and task.dataset_name is None
+    if is_hub_default:
+        notes.append(f"{PAPER_QUESTIONS:,} questions, the rows of the paper's set, which was not read: --questions")
+        return PAPER_QUESTIONS
+    rows = TrainRows(keep_benchmark_rows=task.keep_benchmark_rows, drop_unusable_gold=task.drop_unusable_gold)
+    try:
+        return len(get_domain(task.domain).load_train(task.dataset_name, rows))
+    except ConnectionError as error:
+        raise ValueError(f"the training set {task.dataset_name!r} is not at hand: say --questions") from error
+
+
+def mean_lengths(args: MultiAttemptGRPOConfig, told: PlanArguments, notes: list[str]) -> tuple[float, float]:
+    """Attempts of a dialogue, and tokens of an attempt."""
+    attempts, tokens = told.mean_attempts, told.mean_attempt_tokens
+    if attempts is None:
+        fixed = args.budget_draw == "fixed"
+        attempts = float(args.max_attempts) if fixed else (args.max_attempts + 1) / 2
+        notes.append(f"{attempts:g} attempts per dialogue, the mean budget, as if all failed: --mean_attempts")
+    if tokens is None:
+        tokens = min(MEAN_ATTEMPT_TOKENS, args.max_completion_length / 2)
+        notes.append(f"{tokens:g} sampled tokens per attempt, which is a guess: --mean_attempt_tokens")
+    return attempts, tokens
