@@ -8,6 +8,7 @@ single round of a rollout and the others all of them.
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,25 @@ class Rounds:
         return self.generate(*args, **kwargs)
 
 
+def die_at_write(number: int, folder: Path) -> None:
+    """Kills this process as it opens a file below `folder` for the `number`-th time to write to it."""
+    left = [number]
+
+    def watch(event: str, args: tuple[Any, ...]) -> None:
+        if (
+            event != "open"
+            or not isinstance(args[0], str | os.PathLike)
+            or not os.fspath(args[0]).startswith(str(folder))
+        ):
+            return
+        if args[2] & (os.O_WRONLY | os.O_RDWR):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
 def build(out: Path, model: str, algorithm: str, overrides: list[str]) -> MultiAttemptGRPOTrainer:
     config_class, trainer_class = TRAINERS[algorithm]
     recipe = yaml.safe_load((ROOT / f"recipes/arithmetic/{algorithm}/multi_attempt.yaml").read_text(encoding="utf-8"))
@@ -76,12 +96,14 @@ def build(out: Path, model: str, algorithm: str, overrides: list[str]) -> MultiA
     critic = {"critic_warmup_steps": 2} if algorithm == "ppo" else {"num_generations": 4}
     given = dict(zip((name.removeprefix("--") for name in overrides[::2]), overrides[1::2], strict=True))
     peft = LoraConfig(task_type="CAUSAL_LM", **json.loads(given.pop("lora"))) if "lora" in given else None
-    seed = given.pop("scramble", None)
+    seed, fatal = given.pop("scramble", None), given.pop("die_at_write", None)
     values = recipe | SMALL | critic | {"output_dir": str(out)} | given
     (args,) = TrlParser((config_class,)).parse_args_and_config(
         [item for name, value in values.items() for item in (f"--{name}", str(value))]
     )
     trainer = trainer_class(model, args, to_dataset(questions("train")[:48]), ragged, preset=PRESET, peft_config=peft)
+    if fatal is not None:
+        die_at_write(int(fatal), out)
     if seed is not None:
         torch.manual_seed(int(seed))  # whatever state a new process is in
     return trainer

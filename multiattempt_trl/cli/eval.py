@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import TrlParser
 
@@ -73,8 +74,9 @@ class Evaluator:
         context = model.config.get_text_config().max_position_embeddings
         plan = replace(self.plan, limits=replace(self.plan.limits, context=context))
         evaluation = evaluate_model(plan, self.benchmarks, model, tokenizer, grade, batch_size=self.batch_size)
-        write_evaluation(evaluation, Path(folder) / "eval")
-        print_table(evaluation.blocks, title=f"{plan.model}, {plan.protocol} protocol")
+        if PartialState().is_main_process:
+            write_evaluation(evaluation, Path(folder) / "eval")
+            print_table(evaluation.blocks, title=f"{plan.model}, {plan.protocol} protocol")
 
 
 def main(argv: list[str]) -> None:

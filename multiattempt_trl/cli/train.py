@@ -5,9 +5,9 @@ from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 
+from accelerate import PartialState
 from rich.console import Console
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
@@ -18,8 +18,10 @@ from multiattempt_trl.domains import Domain, TrainRows, get_domain
 from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.rollout.play import Grade
 from multiattempt_trl.training.callbacks import JsonLines, Progress
+from multiattempt_trl.training.checkpoints import to_resume
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
 from multiattempt_trl.training.dataset import to_dataset
+from multiattempt_trl.training.generation import holds_whole_policy, policy_to_generate
 from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
 
 METRICS_FILE = "metrics.jsonl"
@@ -37,13 +39,15 @@ def run(
     """
     # TRL 1.16 reads an attribute that transformers 5.23 has renamed.
     warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    # DeepSpeed 0.19 calls collectives that torch 2.13 has renamed.
+    warnings.filterwarnings("ignore", message=r"`torch.distributed.\w+` is deprecated", category=FutureWarning)
     disable_progress_bar()  # of loading and saving weights: the training bar is the one to watch
     parser = TrlParser((TaskArguments, EvalArguments, config_class, ModelConfig), prog=f"multiattempt {command}")
     task, evaluation, args, model_args = parser.parse_args_and_config(argv)
     domain = get_domain(task.domain)
     if not model_args.model_name_or_path and domain.build_model is None:
         raise ValueError(f"domain {domain.name!r} has no model of its own: set --model_name_or_path")
-    resume = _resume(args.resume_from_checkpoint, args.output_dir)
+    resume = to_resume(args.resume_from_checkpoint, args)
     settings = _settings(domain, args)
     evaluator = None
     if not task.skip_eval:  # whatever is wrong with the evaluation is found now, not after days of training
@@ -54,16 +58,31 @@ def run(
     clock["warm start"] = perf_counter()
     with domain.grader() as grade:
         trainer = _build(trainer_class, model, domain, grade, task, evaluator, args, model_args)
-        settings.save(args.output_dir)  # before training, so that a checkpoint of it can be evaluated
+        if args.process_index == 0:
+            settings.save(args.output_dir)  # before training, so that a checkpoint of it can be evaluated
         trainer.train(resume_from_checkpoint=resume)
         _save(trainer)
         clock["training"] = perf_counter()
         if evaluator is not None:
-            unwrapped = trainer.accelerator.unwrap_model(trainer.model)
-            evaluator.run(unwrapped, trainer.processing_class, grade, args.output_dir)
+            _evaluate(trainer, evaluator, grade)
             clock["evaluation"] = perf_counter()
     spans = [f"{name} {now - before:.0f} s" for (_, before), (name, now) in pairwise(clock.items())]
-    Console(stderr=True).print("Time: " + ", ".join(spans))
+    _say("Time: " + ", ".join(spans))
+    trainer.end()
+
+
+def _evaluate(trainer: MultiAttemptGRPOTrainer, evaluator: Evaluator, grade: Grade) -> None:
+    folder = trainer.args.output_dir
+    if not holds_whole_policy(trainer):
+        _say(f"The policy does not fit one process, so it is not evaluated here: multiattempt eval --model {folder}")
+        return
+    with policy_to_generate(trainer) as model:
+        evaluator.run(model, trainer.processing_class, grade, folder)
+
+
+def _say(line: str) -> None:
+    if PartialState().is_main_process:
+        Console(stderr=True).print(line)
 
 
 def _settings(domain: Domain, args: MultiAttemptGRPOConfig) -> Settings:
@@ -113,7 +132,7 @@ def _build(
 
 def _starting_model(domain: Domain, seed: int) -> str:
     assert domain.build_model is not None, "checked before"
-    Console(stderr=True).print(f"[bold]Warm start[/] (seed {seed}, cached once made)")
+    _say(f"[bold]Warm start[/] (seed {seed}, cached once made)")
     return str(domain.build_model(seed))
 
 
@@ -135,29 +154,8 @@ def _train_rows(task: TaskArguments, evaluator: Evaluator | None, watched: list[
     )
 
 
-def _resume(checkpoint: str | bool | None, output_dir: str) -> str | None:
-    """The folder to resume from: `true` is the newest checkpoint of the output folder.
-
-    Raises `ValueError` where there is none.
-    """
-    if checkpoint is None or str(checkpoint).lower() == "false":
-        return None
-    if str(checkpoint).lower() == "true":
-        newest = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
-        if newest is None:
-            raise ValueError(f"resume_from_checkpoint is true, but {output_dir!r} holds no checkpoint; leave it out")
-        return str(newest)
-    if not (Path(str(checkpoint)) / "trainer_state.json").is_file():
-        raise ValueError(
-            f"resume_from_checkpoint {checkpoint!r} is not a checkpoint (it has no trainer_state.json); "
-            "name a checkpoint-N folder, or true for the newest"
-        )
-    return str(checkpoint)
-
-
 def _save(trainer: MultiAttemptGRPOTrainer) -> None:
     trainer.save_model(trainer.args.output_dir)
     trainer.create_model_card(model_name=Path(trainer.args.output_dir).name)
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
-    trainer.end()

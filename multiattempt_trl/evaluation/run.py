@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedModel
@@ -58,6 +60,8 @@ def evaluate(
 ) -> Evaluation:
     """Plays every run of the plan on every benchmark, with a progress bar for each on stderr.
 
+    Several processes share the dialogues out, and each returns all of them.
+
     Raises `ValueError`, before anything is generated, for an empty benchmark, a question id that comes twice in one,
     or a prompt that leaves no room for an answer.
     """
@@ -69,21 +73,30 @@ def evaluate(
             if env.sample == 0:
                 Dialogue(env, renderer, plan.limits)  # raises where there is no room
     done = Evaluation(plan=plan, episodes={name: [] for name in benchmarks}, independent={})
-    with _bars(progress) as bars:
+    processes = PartialState()
+    rank, ranks = processes.process_index, processes.num_processes
+    with _bars(progress and rank == 0) as bars:
         for run in runs:
-            backend = open_backend(run.sampling, run.seed)
+            backend = open_backend(run.sampling, run.seed + rank)
+            mine = run.environments[rank::ranks]
             episodes = play(
-                run.environments,
+                mine,
                 backend,
                 grade,
                 renderer,
                 plan.limits,
                 stop_at_box=plan.stop_at_box,
-                on_episode=_bar(bars, run),
+                on_episode=_bar(bars, run, len(mine)),
             )
             kept = done.independent.setdefault(run.benchmark, []) if run.independent else done.episodes[run.benchmark]
-            kept += episodes
+            kept += _everyones(episodes, rank, ranks)
     return done
+
+
+def _everyones(mine: list[Episode], rank: int, ranks: int) -> list[Episode]:
+    """The episodes of all processes, in the order in which they were dealt out."""
+    dealt = gather_object(list(zip(range(rank, rank + ranks * len(mine), ranks), mine, strict=True)))
+    return [episode for _, episode in sorted(dealt, key=lambda item: item[0])]
 
 
 def evaluate_model(
@@ -157,8 +170,8 @@ def _bars(shown: bool) -> Progress:
     return Progress(*columns, console=Console(stderr=True), disable=not shown)
 
 
-def _bar(bars: Progress, run: Run) -> Callable[[Episode], None]:
-    task = bars.add_task(f"{run.benchmark} · {run.label}", total=len(run.environments), solved=0)
+def _bar(bars: Progress, run: Run, total: int) -> Callable[[Episode], None]:
+    task = bars.add_task(f"{run.benchmark} · {run.label}", total=total, solved=0)
     solved = 0
 
     def advance(episode: Episode) -> None:

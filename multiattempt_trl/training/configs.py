@@ -77,6 +77,9 @@ class MultiAttemptGRPOConfig(GRPOConfig):
     min_processes: int = field(
         default=1, metadata={"help": "Fewest GPUs that the recipe fits; fewer are refused before a model is loaded."}
     )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "As in transformers, but off: every weight is used, and the search costs."}
+    )
     rollout_batch_size: int | None = field(
         default=None,
         metadata={"help": "Dialogues generated together by one generate call. Default: all of a rollout."},

@@ -20,6 +20,7 @@ from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.rollout.play import CountingGrade, Grade, play
 from multiattempt_trl.training.advantages import group_relative, returns_to_go
 from multiattempt_trl.training.callbacks import EpisodeCounter, WholeRollouts
+from multiattempt_trl.training.checkpoints import WholeCheckpoints
 from multiattempt_trl.training.configs import PER_ATTEMPT_CREDIT, MultiAttemptGRPOConfig
 from multiattempt_trl.training.dataset import (
     ResumableSampler,
@@ -31,7 +32,8 @@ from multiattempt_trl.training.dataset import (
 from multiattempt_trl.training.generation import training_backend
 from multiattempt_trl.training.launch import check_launch
 from multiattempt_trl.training.model_card import PAPER, describe_training
-from multiattempt_trl.training.sequences import TokenSequence, collate, flatten, forward_by_length, spread
+from multiattempt_trl.training.scoring import ScoringByLength
+from multiattempt_trl.training.sequences import TokenSequence, collate, flatten, spread
 
 
 def _rollout_of(_prompts: list[Any], trainer: "MultiAttemptGRPOTrainer") -> dict[str, Any]:
@@ -39,14 +41,15 @@ def _rollout_of(_prompts: list[Any], trainer: "MultiAttemptGRPOTrainer") -> dict
     return trainer._rollout()
 
 
-class MultiAttemptGRPOTrainer(GRPOTrainer):
+class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, GRPOTrainer):
     """`GRPOTrainer` on multi-attempt episodes. With `max_attempts=1` it equals the stock trainer step for step.
 
     What differs from TRL:
     - `rollout_func` plays dialogues through `rollout.play`, so feedback stands in the completion, masked.
     - `_generate_and_score_completions` remembers the rows (TRL hands a rollout the prompts alone), and for
       `credit="improvement"` or `"attempt"` replaces the advantages by one per attempt.
-    - the sampler's order survives a resume; `forward_batch_size` leaves out padding.
+    - the sampler's order survives a resume, and a crash leaves a whole checkpoint (`WholeCheckpoints`).
+    - `forward_batch_size` leaves out padding (`ScoringByLength`).
     - the reward function prices each episode; there are no others.
 
     Args:
@@ -142,8 +145,8 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
             envs, training_backend(self), self.grade, self.renderer, self.limits, stop_at_box=self.args.stop_at_box
         )
         self._sequences = [flatten(episode) for episode in episodes]
-        prices = self.args.prices
-        self._prices = [price(episode, prices, self.args.credit, self.args.attempt_discount) for episode in episodes]
+        prices, credit, discount = self.args.prices, self.args.credit, self.args.attempt_discount
+        self._prices = [price(one, prices, credit, discount) for one in episodes]  # type: ignore[arg-type]  # checked
         if self.model.training:
             self._count(episodes)
         return {
@@ -166,40 +169,16 @@ class MultiAttemptGRPOTrainer(GRPOTrainer):
 
     def _budget(self, question: Question) -> int:
         """N, drawn in training and M in evaluation."""
-        args = self.args
+        args, step = self.args, self.state.global_step
         if not self.model.training:
             return int(args.max_attempts)
-        return draw_budget(args.seed, self.state.global_step, question.id, args.max_attempts, args.budget_draw)
+        draw: Any = args.budget_draw  # one of the two that the configuration lets through
+        return draw_budget(args.seed, step, question.id, args.max_attempts, draw)
 
     def _environment(
         self, args: MultiAttemptGRPOConfig, question: Question, budget: int, sample: int = 0
     ) -> Environment:
         return Environment(question=question, budget=budget, preset=self.preset, feedback=args.feedback, sample=sample)
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: torch.nn.Module,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        score = super()._get_per_token_logps_and_entropies
-        rows = self.args.forward_batch_size
-        if rows is None or kwargs.get("compute_aux_loss"):
-            whole: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None] = score(
-                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
-            )
-            return whole
-
-        def forward(ids: torch.Tensor, mask: torch.Tensor, width: int) -> torch.Tensor:
-            logps, entropies, _ = score(model, ids, mask, width, None, compute_entropy, **kwargs)
-            return torch.stack([logps, entropies] if compute_entropy else [logps], dim=-1)
-
-        both = forward_by_length(forward, input_ids, attention_mask, logits_to_keep, rows)
-        return both[..., 0], both[..., 1] if compute_entropy else None, None
 
     # ---- reward and advantages ----------------------------------------------------------------------------------
 

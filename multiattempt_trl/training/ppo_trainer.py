@@ -120,7 +120,7 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             loss: torch.Tensor = self.compute_loss(model, batch)
         self._step += 1
-        return loss / float(self.current_gradient_accumulation_steps)
+        return loss
 
     def _critic_step(self, batch: dict[str, Any]) -> None:
         mask = (batch["completion_mask"] * batch["tool_mask"]).bool()

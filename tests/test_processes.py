@@ -1,0 +1,141 @@
+"""Several processes: DDP, ZeRO-2 and ZeRO-3 on two CPU processes compute the same, whatever their dialogues do."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+
+ROOT = Path(__file__).resolve().parent.parent
+BACKENDS = ("cpu_ddp", "cpu_zero2", "cpu_zero3")
+COMPARED = (
+    *("loss", "grad_norm", "value/loss", "value/grad_norm", "value/mean", "value/explained_variance"),
+    *("reward", "kl", "entropy", "learning_rate", "value/learning_rate", "sampled_tokens_total", "episodes_total"),
+)
+
+
+@dataclass(frozen=True)
+class Ran:
+    folder: Path
+    ranks: list[dict[str, Any]]
+
+    def logged(self, key: str) -> list[float]:
+        return [entry[key] for entry in self.ranks[0]["log"] if key in entry]
+
+    def weights(self, part: str = "") -> dict[str, torch.Tensor]:
+        (file,) = (self.folder / part).glob("*model.safetensors")
+        return load_file(file)
+
+
+def start(config: str, folder: Path, model: Path, algorithm: str = "ppo", *overrides: str, launch: Any = ()) -> Any:
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *("--config_file", str(ROOT / f"accelerate_configs/{config}.yaml"), *launch),
+        *(str(ROOT / "tests" / "ranks.py"), str(folder), str(model), algorithm, *overrides),
+    ]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def run(config: str, folder: Path, model: Path, algorithm: str = "ppo", *overrides: str) -> Ran:
+    process = start(config, folder, model, algorithm, *overrides)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output[-6000:]
+    ranks = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("rank*.json"))]
+    assert len(ranks) == (1 if config == "single_cpu" else 2)
+    assert all(rank["deepspeed"] == ("zero" in config) for rank in ranks)
+    return Ran(folder, ranks)
+
+
+def assert_same(ours: Ran, theirs: Ran, *, exact: bool) -> None:
+    """Every logged number and every weight; across backends up to the order of summation in float32."""
+    for key in COMPARED:
+        mine, other = ours.logged(key), theirs.logged(key)
+        if not exact and key == "grad_norm":  # DDP logs a norm of 0 where the policy rests, DeepSpeed none
+            mine, other = [value for value in mine if value], [value for value in other if value]
+        assert len(mine) == len(other), key
+        assert mine == other if exact else mine == pytest.approx(other, rel=2e-4, abs=2e-6), key
+    for part in ("", "critic") if (ours.folder / "critic").exists() else ("",):
+        weights = ours.weights(part)  # Under ZeRO-2 tied embeddings are written twice.
+        for name, value in theirs.weights(part).items():
+            tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-3, "atol": 2e-5}
+            torch.testing.assert_close(weights[name], value, **tolerance, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_zero3_plays_ragged_rounds_and_computes_what_ddp_does(tmp_path: Path, tiny_model: Path) -> None:
+    plain, sharded = (run(config, tmp_path / config, tiny_model) for config in ("cpu_ddp", "cpu_zero3"))
+    for ran in (plain, sharded):
+        assert [rank["rounds"] for rank in ran.ranks] == [3, 15]  # three rollouts: one round each, and five
+        assert len(ran.logged("loss")) == len(ran.logged("value/loss")) == 6
+        assert ran.logged("episodes_total") == [16, 32, 48]
+    assert_same(sharded, plain, exact=False)
+    for part, auto in (("", AutoModelForCausalLM), ("critic", AutoModelForTokenClassification)):
+        loaded = auto.from_pretrained(sharded.folder / part).state_dict()
+        saved = sharded.weights(part)
+        assert saved
+        assert all(torch.equal(loaded[name], value) for name, value in saved.items())
+
+
+@pytest.mark.slow
+class TestAgreement:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            ["ppo", "--gradient_accumulation_steps", "2", "--steps_per_generation", "4", "--critic_warmup_steps", "1"],
+            ["grpo"],
+            ["grpo", "--credit", "attempt", "--num_generations", "8"],  # each group spans both processes
+        ],
+        ids=["ppo", "grpo", "grpo-attempt"],
+    )
+    def test_all_backends_compute_the_same(self, tmp_path: Path, tiny_model: Path, options: list[str]) -> None:
+        runs = [run(config, tmp_path / config, tiny_model, *options) for config in BACKENDS]
+        assert len(runs[0].logged("loss")) == 6
+        for ran in runs[1:]:
+            assert_same(ran, runs[0], exact=False)
+
+    def test_a_policy_that_fits_no_process_generates_from_its_shards(self, tmp_path: Path, tiny_model: Path) -> None:
+        whole = run("cpu_zero3", tmp_path / "whole", tiny_model)
+        shards = run("cpu_zero3", tmp_path / "shards", tiny_model, "ppo", "--ds3_gather_for_generation", "false")
+        assert [rank["rounds"] for rank in shards.ranks] == [15, 15]  # who is done generates along
+        assert_same(shards, whole, exact=False)
+
+
+LORA = ["--lora", '{"r": 4, "target_modules": ["q_proj", "v_proj"]}']
+SETTINGS = {
+    "full": [],
+    "in-warm-up": ["--critic_warmup_steps", "4"],
+    "lora": LORA,
+    "bf16": ["--bf16", "true"],
+}
+
+
+@pytest.mark.slow
+class TestResume:
+    @pytest.mark.parametrize("setting", SETTINGS)
+    @pytest.mark.parametrize("config", ["single_cpu", *BACKENDS])
+    def test_stopped_and_resumed_equals_uninterrupted_to_the_digit(
+        self, tmp_path: Path, tiny_model: Path, config: str, setting: str
+    ) -> None:
+        """Six updates, three rollouts and three epochs; a process in another state goes on after the second."""
+        options = [
+            "ppo",
+            "--save_strategy",
+            "steps",
+            "--save_steps",
+            "2",
+            "--num_train_epochs",
+            "3",
+            *SETTINGS[setting],
+        ]
+        straight = run(config, tmp_path / "straight", tiny_model, *options)
+        half = str(tmp_path / "straight" / "checkpoint-2")
+        resumed = run(
+            config, tmp_path / "resumed", tiny_model, *options, "--resume_from_checkpoint", half, "--scramble", "99"
+        )
+        assert len(resumed.logged("loss")) == 6
+        assert_same(resumed, straight, exact=True)
