@@ -1,13 +1,14 @@
 """LoRA and QLoRA: what is refused before weights are loaded, and what a model with an adapter needs to be trained."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import cast_adapter_dtype
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, TrainerCallback
 
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
 
@@ -36,9 +37,8 @@ def check_adapter(
                 "leave them out"
             )
         return
-    if quantization_config is not None and not isinstance(quantization_config, BitsAndBytesConfig):
-        kind = type(quantization_config).__name__
-        raise ValueError(f"quantization_config must be a transformers BitsAndBytesConfig, got a {kind}")
+    if quantization_config is not None:
+        _check_quantisation(quantization_config)
     if getattr(peft_config, "bias", "none") != "none":
         raise ValueError(
             f"bias={peft_config.bias!r} would train biases of the base model, which is the KL's reference: use "
@@ -56,6 +56,18 @@ def refuse_adapter_folder(name_or_path: str) -> None:
         raise ValueError(f"{name_or_path!r} holds an adapter, not a model to start from: {MERGE}")
 
 
+class CriticIsNotThePolicys(TrainerCallback):
+    """Takes the critic's adapter from the policy.
+
+    A Trainer that resumes takes each sub-folder with an adapter for one of the policy's, `critic/` as well. It would
+    save it again with the policy's own, over what the critic has written.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if "critic" in getattr(model, "peft_config", {}):
+            model.delete_adapter("critic")
+
+
 def mend_quantised(model: Any) -> None:
     """Makes a quantised model with an adapter train as it should; leaves any other as it is."""
     if not getattr(model, "is_quantized", False):
@@ -66,6 +78,17 @@ def mend_quantised(model: Any) -> None:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # On such a CPU bitsandbytes repacks weights that are read in eval mode, and has no backward from then on.
             module.support_avx512bf16_for_cpu = False
+
+
+def _check_quantisation(quantization_config: Any) -> None:
+    if not isinstance(quantization_config, BitsAndBytesConfig):
+        kind = type(quantization_config).__name__
+        raise ValueError(f"quantization_config must be a transformers BitsAndBytesConfig, got a {kind}")
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(
+            "load_in_4bit and load_in_8bit need bitsandbytes: pip install 'multiattempt_trl[quantization]', or leave "
+            "them out"
+        )
 
 
 def _without_weights(name_or_path: str, args: MultiAttemptGRPOConfig) -> PreTrainedModel:

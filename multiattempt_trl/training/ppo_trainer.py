@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import disable_dropout_in_model, get_config_model_id
 
 from multiattempt_trl.rollout.play import Grade
-from multiattempt_trl.training.adapters import check_adapter, mend_quantised
+from multiattempt_trl.training.adapters import CriticIsNotThePolicys, check_adapter, mend_quantised
 from multiattempt_trl.training.advantages import explained_variance, gae, moments, whiten
 from multiattempt_trl.training.configs import MultiAttemptPPOConfig
 from multiattempt_trl.training.critic import Critic
@@ -63,6 +63,7 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
         if args.disable_dropout:
             disable_dropout_in_model(critic_model)
         self.critic = Critic(critic_model, args, self.accelerator)
+        self.add_callback(CriticIsNotThePolicys())
 
     # ---- rollout ------------------------------------------------------------------------------------------------
 

@@ -56,6 +56,9 @@ def _with_adapter(model: PreTrainedModel, head: Any, peft_config: PeftConfig) ->
     head.register_forward_pre_hook(_as_the_weights_are)
     peft_config = copy.deepcopy(peft_config)
     peft_config.task_type = TaskType.TOKEN_CLS  # PEFT then trains and saves the head whole, beside the adapter
+    if isinstance(whole := getattr(peft_config, "modules_to_save", None), list):  # a value model has no lm_head
+        found = [name for name, _ in model.named_modules()]
+        peft_config.modules_to_save = [one for one in whole if any(f".{name}".endswith(f".{one}") for name in found)]
     if peft_config.target_modules == "all-linear":
         theirs = peft_config.exclude_modules or []
         peft_config.exclude_modules = (
