@@ -28,8 +28,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -c constraints.txt -e '.[dev]'
 	touch $@
 
-train: $(READY) ## Train a recipe: RECIPE=... ACCELERATE=... ARGS="--learning_rate 1e-6".
-	$(BIN)/accelerate launch --config_file $(ACCELERATE) -m multiattempt_trl $(ALGORITHM) --config $(RECIPE) $(ARGS)
+train: $(READY) ## Train a recipe: RECIPE=... ACCELERATE=... [PROCESSES=4] ARGS="--learning_rate 1e-6".
+	$(BIN)/accelerate launch --config_file $(ACCELERATE) $(if $(PROCESSES),--num_processes $(PROCESSES)) -m multiattempt_trl $(ALGORITHM) --config $(RECIPE) $(ARGS)
 
 eval: $(READY) ## Evaluate: MODEL=<checkpoint or hub id> [BENCHMARKS=a,b=path] [BUDGET=7] [ARGS=...].
 	@test -n "$(MODEL)" || { echo "usage: make eval MODEL=<checkpoint or hub id> [BENCHMARKS=...] [BUDGET=7]"; exit 2; }

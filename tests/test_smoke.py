@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 ROOT = Path(__file__).resolve().parent.parent
 SHRUNK = [
-    *("--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "1", "--steps_per_generation", "2"),
+    *("--per_device_train_batch_size", "4", "--update_batch_size", "4", "--generation_batch_size", "8"),
     *("--max_steps", "2", "--max_attempts", "3", "--max_completion_length", "24", "--max_episode_tokens", "60"),
     *("--rollout_batch_size", "4", "--save_steps", "2", "--logging_steps", "1"),
     *("--dtype", "float32", "--bf16", "false", "--use_cpu", "true", "--chat_template", "qwen2_5"),
