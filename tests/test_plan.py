@@ -173,10 +173,14 @@ def test_lora_trains_adapters_on_whole_copies_of_the_base(setup: Setup, qwen: Mo
     assert optimizer_bytes(adapted, adapted.critic) == 8 * (2_179_072 + 1537)  # and a head
     assert "reference weights" not in phases(adapted)[0].items  # the adapter is switched off instead
     quantised = replace(adapted, quantised="4bit")
-    # 4 bits and a float32 scale for each 64 weights of the blocks; embedding, norms and biases stay; a bf16 adapter.
+    # 4 bits and a float32 scale for each 64 weights of the blocks; embedding, norms and biases stay.
     linear = 28 * (2 * 1536 * 1536 + 2 * 1536 * 256 + 3 * 1536 * 8960)
-    expected = linear * 0.5625 + 2 * (PARAMETERS - linear) + 2 * 2_179_072
+    expected = linear * 0.5625 + 2 * (PARAMETERS - linear) + 4 * 2_179_072
     assert weight_bytes(quantised, qwen) == int(expected)
+    assert quantised.critic is not None
+    assert (
+        weight_bytes(quantised, quantised.critic) - weight_bytes(quantised, qwen) == 6 * 1537
+    )  # a float32 head beside
     nested = replace(adapted, quantised="4bit, double")
     assert weight_bytes(quantised, qwen) - weight_bytes(nested, qwen) == pytest.approx(linear * (3 / 64 - 1 / 4096))
 
@@ -416,6 +420,17 @@ def deepspeed(folder: Path, stage: int, processes: int) -> str:
     return accelerate_file(folder, distributed_type="DEEPSPEED", num_processes=processes, deepspeed_config=config)
 
 
+def recipe_with(folder: Path, **batches: Any) -> str:
+    """The paper's recipe, its batches given otherwise."""
+    recipe = yaml.safe_load(Path(PAPER).read_text(encoding="utf-8"))
+    names = {"update_batch_size", "generation_batch_size", "gradient_accumulation_steps", "steps_per_generation"}
+    path = folder / "ppo" / "recipe.yaml"
+    path.parent.mkdir(exist_ok=True)
+    kept = {name: value for name, value in recipe.items() if name not in names}
+    path.write_text(yaml.safe_dump(kept | batches), encoding="utf-8")
+    return str(path)
+
+
 def test_dialogues_and_steps_of_the_papers_run(capsys: pytest.CaptureFixture[str]) -> None:
     found = plan_json(capsys, "--config", PAPER, "--tokens_per_second", "2500")
     schedule = found["schedule"]
@@ -444,18 +459,14 @@ def test_dialogues_and_steps_of_the_papers_run(capsys: pytest.CaptureFixture[str
 
 
 def test_batches_over_all_processes_stay_as_they_are(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    batches = ["--update_batch_size", "128", "--generation_batch_size", "1024"]
-    recipe = yaml.safe_load(Path(PAPER).read_text(encoding="utf-8"))
-    del recipe["gradient_accumulation_steps"], recipe["steps_per_generation"]
-    path = tmp_path / "ppo" / "recipe.yaml"
-    path.parent.mkdir()
-    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    found = plan_json(capsys, "--config", str(path), "--accelerate", deepspeed(tmp_path, 2, 8), *batches)
-    schedule = found["schedule"]
+    launch = deepspeed(tmp_path, 2, 8)
+    over_all = recipe_with(tmp_path, update_batch_size=128, generation_batch_size=1024)
+    schedule = plan_json(capsys, "--config", over_all, "--accelerate", launch)["schedule"]
     assert (schedule["accumulation"], schedule["update"], schedule["rollout"]) == (2, 128, 1024)
     assert (schedule["steps"], schedule["micro_batches"]) == (10_240, 20_480)
-    per_process = plan_json(capsys, "--config", PAPER, "--accelerate", deepspeed(tmp_path, 2, 8))["schedule"]
-    assert (per_process["update"], per_process["rollout"]) == (1024, 8192)
+    of_each = recipe_with(tmp_path, gradient_accumulation_steps=16, steps_per_generation=128)
+    schedule = plan_json(capsys, "--config", of_each, "--accelerate", launch)["schedule"]
+    assert (schedule["update"], schedule["rollout"]) == (1024, 8192)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: "-".join(path.parts[-3:]))
@@ -492,10 +503,13 @@ def test_what_fits_and_what_does_not(capsys: pytest.CaptureFixture[str]) -> None
         ("16GB", ["--use_peft", "true", "--load_in_4bit", "true", "--dtype", "bfloat16"]),
     ],
 )
-def test_a_remedy_is_a_command_line_that_fits(capsys: pytest.CaptureFixture[str], gpu: str, argv: list[str]) -> None:
-    before = plan_json(capsys, "--config", PAPER, "--gpu", gpu, *argv)
+def test_a_remedy_is_a_command_line_that_fits(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, gpu: str, argv: list[str]
+) -> None:
+    recipe = recipe_with(tmp_path, gradient_accumulation_steps=16, steps_per_generation=128)
+    before = plan_json(capsys, "--config", recipe, "--gpu", gpu, *argv)
     assert before["fits"] is False
-    after = plan_json(capsys, "--config", PAPER, "--gpu", gpu, *argv, *before["remedy"]["arguments"])
+    after = plan_json(capsys, "--config", recipe, "--gpu", gpu, *argv, *before["remedy"]["arguments"])
     assert after["fits"] is True
     assert after["peak"]["bytes"] == before["remedy"]["bytes"] <= after["card"]["usable"]
     for name in ("rollout", "update", "steps"):
@@ -507,7 +521,15 @@ def test_what_changes_the_learning_is_the_last_resort(capsys: pytest.CaptureFixt
     argv = ["--rollout_batch_size", "8", "--per_device_train_batch_size", "2"]
     found = plan_json(capsys, "--config", PAPER, "--gpu", "24GB", *argv)
     assert "--use_peft" in found["remedy"]["arguments"]
+    with pytest.raises(SystemExit):
+        main(["plan", "--config", PAPER, "--gpu", "24GB", *argv])
+    assert "all-linear, which changes what is learnt" in capsys.readouterr().out
     assert plan_json(capsys, "--config", PAPER, "--gpu", "4GB", *argv)["remedy"] is None
+    # bf16 weights would do alone, but so do smaller batches, and these change nothing.
+    lora = ["--use_peft", "true", "--lora_target_modules", "all-linear", "--rollout_batch_size", "8"]
+    found = plan_json(capsys, "--config", PAPER, "--gpu", "24GB", *lora)
+    assert "--dtype" not in found["remedy"]["arguments"]
+    assert plan_json(capsys, "--config", PAPER, "--gpu", "24GB", *lora, "--dtype", "bfloat16")["fits"]
 
 
 def test_sharding_is_proposed_where_there_are_processes_to_share(

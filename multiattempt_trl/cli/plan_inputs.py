@@ -90,8 +90,10 @@ def to_setup(
         quantised = "4bit, double" if model_args.use_bnb_nested_quant else "4bit"
     if quantised and peft_config is None:
         raise ValueError("quantised weights cannot be trained: add --use_peft true")
-    if quantised and critic:
-        notes.append("the critic's base is not quantised: the trainer loads it in the dtype of the policy")
+    if peft_config is not None and args.disable_dropout:
+        peft_config.lora_dropout = 0.0
+    if layout.engine == "fsdp":
+        notes.append("FSDP, which the trainers refuse: launch with ZeRO-3 instead")
     if "adamw_torch" not in str(getattr(args.optim, "value", args.optim)):
         notes.append(f"optim {args.optim} is counted as AdamW")
     return Setup(

@@ -65,7 +65,7 @@ class Setup:
     checkpointing: bool = True
     adapter: AdapterSize | None = None
     quantised: str | None = None
-    """One of `QUANTISED`, of the policy's base weights; the critic's base is not quantised."""
+    """One of `QUANTISED`, of the base weights of policy and critic."""
     fused_optimizer: bool = True
     gathers_for_rollout: bool = True
 
@@ -85,11 +85,10 @@ class Setup:
             return model.parameters
         return self.adapter.parameters + (0 if model.has_head else model.hidden + 1)
 
-    def trained_bytes(self, model: ModelSize) -> int:
-        """Per trained element: PEFT makes adapters float32; TRL makes them bf16 on quantised weights."""
-        if self.adapter is None or (self.is_deepspeed and self.mixed):
-            return self.precision.weights
-        return 2 if self.quantised and model.has_head else 4
+    @property
+    def trained_bytes(self) -> int:
+        """Per trained element: adapters are float32 but under a DeepSpeed engine in bf16."""
+        return 4 if self.adapter and not (self.is_deepspeed and self.mixed) else self.precision.weights
 
 
 def weight_bytes(setup: Setup, model: ModelSize, *, frozen: bool = False) -> int:
@@ -99,16 +98,16 @@ def weight_bytes(setup: Setup, model: ModelSize, *, frozen: bool = False) -> int
     """
     size = setup.precision.weights
     base = model.parameters * size
-    if setup.quantised and model.has_head:
+    if setup.quantised:
         base = int(model.linear * QUANTISED[setup.quantised]) + (model.parameters - model.linear) * size
     if setup.adapter and not frozen:
-        base += setup.trained(model) * setup.trained_bytes(model)
+        base += setup.trained(model) * setup.trained_bytes
     return 0 if setup.layout.offload_weights else base // setup.layout.shards(3)
 
 
 def gradient_bytes(setup: Setup, model: ModelSize) -> int:
     """Accumulated over the micro-batches of an update, in the type of the weights (1910.02054, section 5.2)."""
-    size = setup.trained_bytes(model)
+    size = setup.trained_bytes
     if setup.layout.offload_optimizer and setup.layout.stage >= 2:
         return 0
     return setup.trained(model) * size // setup.layout.shards(2)
@@ -118,7 +117,7 @@ def optimizer_bytes(setup: Setup, model: ModelSize) -> int:
     """AdamW's two moments in the type of the weights; under DeepSpeed float32 moments and masters (section 5.1)."""
     if setup.layout.offload_optimizer:
         return 0
-    size = setup.trained_bytes(model)
+    size = setup.trained_bytes
     each = 12 if setup.is_deepspeed else 2 * size
     return setup.trained(model) * each // setup.layout.shards(1)
 

@@ -82,7 +82,7 @@ def _bucket_bytes(setup: Setup, model: ModelSize) -> int:
     if layout.engine == "deepspeed" and layout.stage:
         return REDUCE_BUCKET * setup.precision.weights
     if layout.engine == "plain" and layout.processes > 1:
-        return setup.trained(model) * setup.trained_bytes(model)
+        return setup.trained(model) * setup.trained_bytes
     return 0
 
 
@@ -163,7 +163,7 @@ def _step(setup: Setup) -> dict[str, int]:
     for model in engines(setup):
         share = setup.trained(model) // setup.layout.shards(1)
         unfused = not (setup.fused_optimizer and model.has_head)
-        size = 4 if setup.is_deepspeed else setup.trained_bytes(model)
+        size = 4 if setup.is_deepspeed else setup.trained_bytes
         cast = min(share, LIVE_PARAMETERS) * 4 if setup.is_deepspeed else 0
         temporary.append(cast + (share * size if unfused else 0))
     return items | {"step's temporaries": max(temporary)}
