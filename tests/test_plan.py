@@ -610,6 +610,26 @@ def test_layouts(tmp_path: Path, said: dict[str, Any], layout: Layout) -> None:
     assert Layout.read(accelerate_file(tmp_path, **said)) == layout
 
 
+def test_the_command_line_says_how_many_processes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    launch = ["--accelerate", deepspeed(tmp_path, 3, 8)]
+    assert make_plan(["--config", PAPER, *launch]).setup.layout == zero(3, 8)
+    assert make_plan(["--config", PAPER, *launch, "--num_processes", "4"]).setup.layout == zero(3, 4)
+    assert make_plan(["--config", PAPER, "--num_processes=2"]).setup.layout == Layout(processes=2)
+    notes = make_plan(["--config", PAPER, "--num_processes", "2", "--min_processes", "4"]).notes
+    assert any("min_processes=4" in note for note in notes)
+    for wrong in ("0", "-1", "two"):
+        with pytest.raises(SystemExit) as end:
+            main(["plan", "--config", PAPER, "--num_processes", wrong])
+        assert end.value.code == 2
+        assert f"--num_processes must be a number above 0, got {wrong!r}" in capsys.readouterr().err
+
+
+def test_caps_are_the_recipes(setup: Setup) -> None:
+    planned = make_plan(["--config", PAPER]).setup
+    assert planned.lengths == LENGTHS
+    assert planned == replace(setup, layout=planned.layout)
+
+
 def test_an_offloading_layout(tmp_path: Path) -> None:
     config = {"zero_stage": 3, "offload_optimizer_device": "cpu", "offload_param_device": "cpu"}
     path = accelerate_file(tmp_path, distributed_type="DEEPSPEED", num_processes=4, deepspeed_config=config)

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> None:
 
 def make_plan(argv: list[str]) -> Plan:
     """Raises `ValueError` for a recipe, a layout or a card that cannot be planned."""
-    layout = Layout.read(path) if (path := _value(argv, "--accelerate")) else Layout()
+    layout = _layout(argv)
     config_class = planned(ALGORITHMS[_algorithm(argv)], layout.processes)
     parser = TrlParser(
         (TaskArguments, EvalArguments, config_class, ModelConfig, PlanArguments), prog="multiattempt plan"
@@ -103,6 +104,17 @@ def _value(argv: list[str], name: str) -> str | None:
         if word.startswith(f"{name}="):
             return word.partition("=")[2]
     return None
+
+
+def _layout(argv: list[str]) -> Layout:
+    """As `accelerate launch` has it, the number of processes on the command line wins over that in the file."""
+    path, processes = _value(argv, "--accelerate"), _value(argv, "--num_processes")
+    layout = Layout.read(path) if path else Layout()
+    if processes is None:
+        return layout
+    if not processes.isdecimal() or int(processes) < 1:
+        raise ValueError(f"--num_processes must be a number above 0, got {processes!r}")
+    return replace(layout, processes=int(processes))
 
 
 def _algorithm(argv: list[str]) -> str:

@@ -32,6 +32,9 @@ class PlanArguments:
     accelerate: str | None = field(
         default=None, metadata={"help": "The accelerate configuration to launch with. Default: one process, one GPU."}
     )
+    num_processes: int | None = field(
+        default=None, metadata={"help": "GPUs. Default: what the accelerate configuration says."}
+    )
     gpu: str | None = field(default=None, metadata={"help": "Memory of one GPU, such as 24GB: does the run fit?"})
     questions: int | None = field(default=None, metadata={"help": "Training questions, where the set is not at hand."})
     mean_attempt_tokens: float | None = field(
@@ -92,6 +95,8 @@ def to_setup(
         raise ValueError("quantised weights cannot be trained: add --use_peft true")
     if peft_config is not None and args.disable_dropout:
         peft_config.lora_dropout = 0.0
+    if layout.processes < args.min_processes:
+        notes.append(f"fewer processes than min_processes={args.min_processes}, which the trainers refuse")
     if layout.engine == "fsdp":
         notes.append("FSDP, which the trainers refuse: launch with ZeRO-3 instead")
     if "adamw_torch" not in str(getattr(args.optim, "value", args.optim)):

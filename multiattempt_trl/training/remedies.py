@@ -92,7 +92,7 @@ def _proposals(setup: Setup, adapter: AdapterSize, batches: Batches) -> Iterator
         flags = _micro_batch(setup, rows, batches)
         yield Change(flags=flags, kind="micro-batch", sets={"micro_batch": rows}, cost=cost)
     for name, cost, layout in _layouts(setup):
-        flags = ("--accelerate", f"accelerate_configs/{name}.yaml")
+        flags = ("--accelerate", f"accelerate_configs/{name}.yaml", "--num_processes", str(layout.processes))
         yield Change(flags=flags, kind="layout", sets={"layout": layout}, cost=cost)
     half = ("--dtype", "bfloat16")
     if setup.adapter:
