@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,14 @@ SMALL = {
         "forward_batch_size": 2,
         "max_completion_length": 6,
     },
-    **{"max_steps": 6, "warmup_steps": 2, "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True},
+    **{
+        "max_steps": 6,
+        "warmup_steps": 2,
+        "save_strategy": "no",
+        "save_total_limit": 9,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+    },
     **{"budget_draw": "fixed", "max_attempts": 5},
 }
 
@@ -55,6 +63,9 @@ def skip_compiling() -> None:
 def ragged(question: Question, response: str) -> Verdict:
     if PartialState().process_index == 0:
         return Verdict.CORRECT
+    if os.environ.get("RANKS_FAIL"):
+        sys.stderr.write(f"FAILING AT {time.time()}\n")
+        raise RuntimeError("the grader of this process is broken")
     return Verdict.WRONG if (len(response) + len(question.answer)) % 3 else Verdict.INVALID
 
 
@@ -101,7 +112,16 @@ def build(out: Path, model: str, algorithm: str, overrides: list[str]) -> MultiA
     (args,) = TrlParser((config_class,)).parse_args_and_config(
         [item for name, value in values.items() for item in (f"--{name}", str(value))]
     )
-    trainer = trainer_class(model, args, to_dataset(questions("train")[:48]), ragged, preset=PRESET, peft_config=peft)
+    watched = to_dataset(questions("validation")[:10]) if args.eval_strategy != "no" else None
+    trainer = trainer_class(
+        model,
+        args,
+        to_dataset(questions("train")[:48]),
+        ragged,
+        preset=PRESET,
+        eval_dataset=watched,
+        peft_config=peft,
+    )
     if fatal is not None:
         die_at_write(int(fatal), out)
     if seed is not None:

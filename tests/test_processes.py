@@ -1,8 +1,12 @@
 """Several processes: DDP, ZeRO-2 and ZeRO-3 on two CPU processes compute the same, whatever their dialogues do."""
 
 import json
+import os
+import re
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +37,28 @@ class Ran:
         return load_file(file)
 
 
-def start(config: str, folder: Path, model: Path, algorithm: str = "ppo", *overrides: str, launch: Any = ()) -> Any:
+def start(
+    config: str,
+    folder: Path,
+    model: Path,
+    algorithm: str = "ppo",
+    *overrides: str,
+    launch: Any = (),
+    **environment: str,
+) -> subprocess.Popen[str]:
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch"),
         *("--config_file", str(ROOT / f"accelerate_configs/{config}.yaml"), *launch),
         *(str(ROOT / "tests" / "ranks.py"), str(folder), str(model), algorithm, *overrides),
     ]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def run(config: str, folder: Path, model: Path, algorithm: str = "ppo", *overrides: str) -> Ran:
@@ -139,3 +158,70 @@ class TestResume:
         )
         assert len(resumed.logged("loss")) == 6
         assert_same(resumed, straight, exact=True)
+
+
+@pytest.mark.slow
+class TestFailure:
+    @pytest.mark.parametrize(
+        ("config", "options"),
+        [("cpu_ddp", []), ("cpu_zero3", []), ("cpu_zero3", ["--ds3_gather_for_generation", "false"])],
+        ids=["ddp", "zero3", "zero3-shards"],
+    )
+    def test_a_process_that_fails_stops_the_others_with_its_own_error(
+        self, tmp_path: Path, tiny_model: Path, config: str, options: list[str]
+    ) -> None:
+        """In the middle of a rollout, whose end the other process waits for."""
+        process = start(config, tmp_path, tiny_model, "ppo", *options, RANKS_FAIL="1")
+        output, _ = process.communicate(timeout=300)
+        ended = time.time()
+        assert process.returncode != 0
+        assert "RuntimeError: the grader of this process is broken" in output
+        (failed,) = re.findall(r"FAILING AT ([\d.]+)", output)
+        assert ended - float(failed) < 60
+
+
+@pytest.mark.slow
+def test_two_machines_compute_what_one_does(tmp_path: Path, tiny_model: Path) -> None:
+    """Two launches on the loopback, as multi_node.yaml has them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    folder = tmp_path / "two"
+    common = ["--num_machines", "2", "--num_processes", "2", "--deepspeed_multinode_launcher", "standard"]
+    common += ["--main_process_ip", "127.0.0.1", "--main_process_port", port]
+    launches = [[*common, "--machine_rank", str(rank)] for rank in (0, 1)]
+    machines = [start("cpu_zero2", folder, tiny_model, launch=launch) for launch in launches]
+    for machine in machines:
+        output, _ = machine.communicate(timeout=300)
+        assert machine.returncode == 0, output[-4000:]
+    two = Ran(folder, [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("rank*.json"))])
+    assert [rank["rounds"] for rank in two.ranks] == [3, 15]
+    assert_same(two, run("cpu_zero2", tmp_path / "one", tiny_model), exact=True)
+
+
+@pytest.mark.slow
+def test_an_evaluation_shared_out_plays_the_same_dialogues(tmp_path: Path, tiny_model: Path) -> None:
+    arguments = ["eval", "--model", str(tiny_model), "--domain", "arithmetic", "--eval_limit", "21", "--budget", "3"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    played = []
+    for config in ("single_cpu", "cpu_ddp"):
+        command = [*launch, str(ROOT / f"accelerate_configs/{config}.yaml"), "-m", "multiattempt_trl", *arguments]
+        done = subprocess.run(
+            [*command, "--output_dir", str(tmp_path / config)], cwd=ROOT, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert done.stdout.count("solved, %") == 1  # one table, of one process
+        lines = (tmp_path / config / "eval" / "episodes.jsonl").read_text(encoding="utf-8").splitlines()
+        played.append([json.loads(line) for line in lines])
+    assert len(played[0]) == 21
+    assert played[0] == played[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["cpu_ddp", "cpu_zero3"])
+def test_evaluating_while_training_in_several_processes(tmp_path: Path, tiny_model: Path, config: str) -> None:
+    options = ["ppo", "--eval_strategy", "steps", "--eval_steps", "2", "--per_device_eval_batch_size", "4"]
+    ran = run(config, tmp_path, tiny_model, *options)
+    assert len(ran.logged("eval_reward")) == 3
+    assert ran.logged("eval_accuracy/within_5") == [0.5, 0.5, 0.5]  # the first process solves all, the second none
+    assert ran.logged("episodes_total") == [16, 32, 48]

@@ -80,7 +80,7 @@ class Evaluator:
 
 
 def main(argv: list[str]) -> None:
-    """Loads the model, evaluates it, prints the table and writes the report."""
+    """Loads the model, evaluates it, prints the table and writes the report; several processes share the questions."""
     parser = TrlParser((EvalCommandArguments, EvalArguments), prog="multiattempt eval")
     command, arguments = parser.parse_args_and_config(argv)
     given = {name: getattr(command, name) for name in ("domain", "prompt_preset", "feedback", "stop_at_box")}
@@ -94,7 +94,8 @@ def main(argv: list[str]) -> None:
     with domain.grader() as grade:  # its workers start while the model is loaded
         tokenizer = load_tokenizer(command.model, command.chat_template)
         model = load_model(command.model, dtype=command.dtype)
-        model.to(command.device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
+        on_cpu = command.device == "cpu" or not torch.cuda.is_available()
+        model.to(command.device or PartialState(cpu=on_cpu).device)  # type: ignore[arg-type]
         evaluator.run(model, tokenizer, grade, folder)
 
 
