@@ -29,6 +29,7 @@ from multiattempt_trl.training.layout import Layout
 from multiattempt_trl.training.memory import Lengths, Setup, gradient_bytes, optimizer_bytes, weight_bytes
 from multiattempt_trl.training.model_size import ModelSize, adapter_size, critic_size, read_config
 from multiattempt_trl.training.phases import GIB, fits, peak, phases, usable
+from multiattempt_trl.training.remedies import Batches, _proposals
 from multiattempt_trl.training.value_model import load_value_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -486,7 +487,7 @@ def test_all_recipes_were_visited() -> None:
 
 def test_what_fits_and_what_does_not(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        main(["plan", "--config", PAPER, "--gpu", "80GB"])
+        main(["plan", "--config", PAPER, "--gpu", "80GB", "--rollout_batch_size", "128"])
     assert end.value.code == 1
     assert "does not fit" in capsys.readouterr().out
     main(["plan", "--config", PAPER, "--gpu", "80GB", "--rollout_batch_size", "32"])
@@ -496,7 +497,7 @@ def test_what_fits_and_what_does_not(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("gpu", "argv"),
     [
-        ("80GB", []),
+        ("80GB", ["--rollout_batch_size", "128"]),
         ("80GB", ["--activation_checkpointing", "false", "--rollout_batch_size", "16"]),
         ("24GB", ["--use_peft", "true", "--lora_target_modules", "all-linear"]),
         ("24GB", ["--rollout_batch_size", "8", "--per_device_train_batch_size", "2"]),
@@ -625,7 +626,7 @@ def test_the_command_line_says_how_many_processes(capsys: pytest.CaptureFixture[
 
 
 def test_caps_are_the_recipes(setup: Setup) -> None:
-    planned = make_plan(["--config", PAPER]).setup
+    planned = make_plan(["--config", PAPER, "--rollout_batch_size", "128"]).setup
     assert planned.lengths == LENGTHS
     assert planned == replace(setup, layout=planned.layout)
 
@@ -657,6 +658,18 @@ def test_layouts_that_cannot_be_read(tmp_path: Path, text: str, said: str) -> No
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=said):
         Layout.read(path)
+
+
+@pytest.mark.parametrize("name", ["zero2", "zero3", "zero3_offload"])
+def test_a_proposed_layout_is_what_its_file_says(setup: Setup, qwen: ModelSize, name: str) -> None:
+    ddp = replace(setup, layout=Layout(processes=4, mixed_precision="bf16"))
+    config = read_config("Qwen/Qwen2.5-Math-1.5B")
+    lora = adapter_size(config, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    batches = Batches(accumulation=4, steps_per_generation=32, over_all_processes=True)
+    proposed = [each for each in _proposals(ddp, lora, batches) if f"accelerate_configs/{name}.yaml" in each.flags]
+    file = ROOT / "accelerate_configs" / f"{name}.yaml"
+    assert [each.sets["layout"] for each in proposed] == [replace(Layout.read(file), processes=4)]
+    assert proposed[0].flags[2:] == ("--num_processes", "4")
 
 
 def test_every_launcher_can_be_read() -> None:

@@ -122,6 +122,8 @@ def _algorithm(argv: list[str]) -> str:
     if recipe is not None and not Path(recipe).is_file():
         raise ValueError(f"there is no recipe {recipe!r}")
     said = _value(argv, "--algorithm") or (Path(recipe).resolve().parent.name if recipe else "")
+    if not said and {"-h", "--help"} & set(argv):
+        return "ppo"  # which has every field that there is
     if said not in ALGORITHMS:
         raise ValueError(
             f"algorithm {said!r} is unknown: say --algorithm ppo or grpo, or name a recipe in such a folder"

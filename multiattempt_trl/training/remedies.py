@@ -130,6 +130,6 @@ def _layouts(setup: Setup) -> Iterator[tuple[str, int, Layout]]:
         return
     known = {"zero2": (2, False, 2), "zero3": (3, False, 3), "zero3_offload": (3, True, 8)}
     for name, (stage, offload, cost) in known.items():
-        layout = replace(now, engine="deepspeed", stage=stage, offload_optimizer=offload, offload_weights=offload)
-        if (stage, offload) > (now.stage, now.offload_optimizer and now.offload_weights):
+        layout = replace(now, engine="deepspeed", stage=stage, offload_optimizer=offload)
+        if (stage, offload) > (now.stage, now.offload_optimizer):
             yield name, cost, layout
