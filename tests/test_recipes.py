@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from datasets import Dataset
-from trl import ModelConfig, TrlParser
+from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from multiattempt_trl.cli import COMMANDS
 from multiattempt_trl.cli.arguments import EvalArguments, TaskArguments
@@ -25,11 +26,13 @@ ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(ROOT.glob("recipes/*/*/*.yaml"))
 LAUNCHERS = sorted(ROOT.glob("accelerate_configs/*.yaml"))
 CONFIGS = {"ppo": MultiAttemptPPOConfig, "grpo": MultiAttemptGRPOConfig}
+ADAPTERS = [path for path in RECIPES if path.stem in ("lora", "qlora")]
 CPU = ["--bf16", "false", "--use_cpu", "true"]
 
 
 def test_all_of_them_are_visited() -> None:
-    assert len(RECIPES) == 8
+    assert len(RECIPES) == 14
+    assert len(ADAPTERS) == 4
     assert len(LAUNCHERS) == len(list((ROOT / "accelerate_configs").iterdir())) == 11
 
 
@@ -76,6 +79,22 @@ def test_the_paper_recipe_has_the_papers_batches() -> None:
     assert (args.gamma, args.lam, args.epsilon, args.beta) == (1.0, 0.99, 0.2, 0.01)
     assert (args.learning_rate, args.critic_learning_rate) == (5e-7, 1e-5)
     assert args.num_generations == 1
+
+
+@pytest.mark.parametrize("path", ADAPTERS, ids=lambda path: "-".join(path.parts[-2:]))
+def test_an_adapter_recipe_has_the_papers_batches_and_quantises_where_it_says(path: Path) -> None:
+    parser = TrlParser((TaskArguments, EvalArguments, CONFIGS[path.parent.name], ModelConfig))
+    _, _, args, model = parser.parse_args_and_config(["--config", str(path), *CPU])
+    assert (args.generation_batch_size, args.update_batch_size) == (1024, 128)
+    assert args.per_device_train_batch_size * args.gradient_accumulation_steps == 128
+    adapter, quantisation = get_peft_config(model), get_quantization_config(model)
+    assert (adapter.r, adapter.target_modules, adapter.lora_dropout) == (32, "all-linear", 0.0)
+    assert model.dtype == "bfloat16"
+    assert (quantisation is not None) == (path.stem == "qlora")
+    if quantisation is not None:
+        assert quantisation.quantization_method() == "nf4"
+        assert quantisation.bnb_4bit_use_double_quant
+        assert quantisation.bnb_4bit_compute_dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("preset", ["paper", "paper-code"])

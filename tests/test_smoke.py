@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,7 +15,7 @@ SHRUNK = [
     *("--per_device_train_batch_size", "4", "--update_batch_size", "4", "--generation_batch_size", "8"),
     *("--max_steps", "2", "--max_attempts", "3", "--max_completion_length", "24", "--max_episode_tokens", "60"),
     *("--rollout_batch_size", "4", "--save_steps", "2", "--logging_steps", "1"),
-    *("--dtype", "float32", "--bf16", "false", "--use_cpu", "true", "--chat_template", "qwen2_5"),
+    *("--bf16", "false", "--use_cpu", "true", "--chat_template", "qwen2_5"),
     *("--budget", "2", "--eval_limit", "4", "--eval_max_attempt_tokens", "24", "--independent", "2"),
 ]
 
@@ -42,11 +43,23 @@ def small_qwen(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("recipe", ["ppo/multi_attempt", "grpo/multi_attempt", "ppo/single_attempt"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "ppo/multi_attempt",
+        "grpo/multi_attempt",
+        "ppo/single_attempt",
+        "ppo/lora",
+        "ppo/qlora",
+        "grpo/qlora",
+    ],
+)
 def test_a_1_5b_recipe_trains_two_steps_and_evaluates_on_math500(
     recipe: str, small_qwen: Path, shared: Path, tmp_path: Path
 ) -> None:
     algorithm, arm = recipe.split("/")
+    if arm == "qlora":
+        pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes")
     command = [
         *(sys.executable, "-m", "multiattempt_trl", algorithm),
         *("--config", str(ROOT / f"recipes/qwen2.5-math-1.5b/{recipe}.yaml")),
@@ -54,6 +67,7 @@ def test_a_1_5b_recipe_trains_two_steps_and_evaluates_on_math500(
         *("--dataset_name", str(shared / "data" / "math_l3to5_train.jsonl")),
         *("--benchmarks", f"math500={shared / 'data' / 'math500.jsonl'}"),
         *SHRUNK,
+        *(["--dtype", "float32"] if arm not in ("lora", "qlora") else []),
         *(["--num_generations", "4"] if algorithm == "grpo" else []),
         *(["--max_attempts", "1"] if arm == "single_attempt" else []),
     ]
@@ -63,8 +77,11 @@ def test_a_1_5b_recipe_trains_two_steps_and_evaluates_on_math500(
     losses = [step["loss"] for step in steps if "loss" in step]
     assert len(losses) == 2
     assert steps[0]["episodes_total"] == 8
-    assert (tmp_path / "model.safetensors").is_file()
-    assert (tmp_path / "critic" / "config.json").is_file() == (algorithm == "ppo")
+    is_adapter = arm in ("lora", "qlora")
+    weights, config = ("adapter_model", "adapter_config.json") if is_adapter else ("model", "config.json")
+    saved = load_file(tmp_path / f"{weights}.safetensors")
+    assert {value.dtype for value in saved.values()} == {torch.float32}
+    assert (tmp_path / "critic" / config).is_file() == (algorithm == "ppo")
     summary = json.loads((tmp_path / "eval" / "summary.json").read_text())
     assert summary["benchmarks"]["math500"]["n"] == 4
     assert set(summary["benchmarks"]["math500"]["accuracy"]) == {"1", "2"}
