@@ -100,6 +100,9 @@ def test_zero3_plays_ragged_rounds_and_computes_what_ddp_does(tmp_path: Path, ti
         assert all(torch.equal(loaded[name], value) for name, value in saved.items())
 
 
+CHECKPOINTING = ["--activation_checkpointing", "true"]
+
+
 @pytest.mark.slow
 class TestAgreement:
     @pytest.mark.parametrize(
@@ -108,8 +111,9 @@ class TestAgreement:
             ["ppo", "--gradient_accumulation_steps", "2", "--steps_per_generation", "4", "--critic_warmup_steps", "1"],
             ["grpo"],
             ["grpo", "--credit", "attempt", "--num_generations", "8"],  # each group spans both processes
+            ["ppo", "--lora", '{"r": 4, "target_modules": ["q_proj", "v_proj"], "use_dora": true}', *CHECKPOINTING],
         ],
-        ids=["ppo", "grpo", "grpo-attempt"],
+        ids=["ppo", "grpo", "grpo-attempt", "dora-checkpointing"],
     )
     def test_all_backends_compute_the_same(self, tmp_path: Path, tiny_model: Path, options: list[str]) -> None:
         runs = [run(config, tmp_path / config, tiny_model, *options) for config in BACKENDS]

@@ -9,6 +9,7 @@ import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import cast_adapter_dtype
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, TrainerCallback
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
 
@@ -94,8 +95,14 @@ def _check_quantisation(quantization_config: Any) -> None:
 def _without_weights(name_or_path: str, args: MultiAttemptGRPOConfig) -> PreTrainedModel:
     trust, given = args.trust_remote_code, args.model_init_kwargs or {}
     config = AutoConfig.from_pretrained(name_or_path, revision=given.get("revision"), trust_remote_code=trust)
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+    plugin = args.deepspeed_plugin
+    unset_hf_deepspeed_config()  # ZeRO-3 would shard this one too
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+    finally:
+        if getattr(plugin, "dschf", None) is not None:
+            set_hf_deepspeed_config(plugin.dschf)
     return model
 
 
