@@ -24,12 +24,12 @@ from multiattempt_trl.dialogue.prompts import get_preset
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.training import activations
-from multiattempt_trl.training.activations import Precision
-from multiattempt_trl.training.layout import Layout
-from multiattempt_trl.training.memory import Lengths, Setup, gradient_bytes, optimizer_bytes, weight_bytes
-from multiattempt_trl.training.model_size import ModelSize, adapter_size, critic_size, read_config
-from multiattempt_trl.training.phases import GIB, fits, peak, phases, usable
-from multiattempt_trl.training.remedies import Batches, _proposals
+from multiattempt_trl.training.planning.activations import Precision
+from multiattempt_trl.training.planning.layout import Layout
+from multiattempt_trl.training.planning.memory import Lengths, Setup, gradient_bytes, optimizer_bytes, weight_bytes
+from multiattempt_trl.training.planning.model_size import ModelSize, adapter_size, critic_size, read_config
+from multiattempt_trl.training.planning.phases import GIB, fits, peak, phases, usable
+from multiattempt_trl.training.planning.remedies import Batches, _proposals
 from multiattempt_trl.training.value_model import load_value_model
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,11 +14,11 @@ from multiattempt_trl.cli.plan_inputs import PlanArguments, mean_lengths, model_
 from multiattempt_trl.cli.plan_report import Plan, as_json, show
 from multiattempt_trl.domains import get_domain
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig
-from multiattempt_trl.training.layout import Layout
-from multiattempt_trl.training.model_size import adapter_size
-from multiattempt_trl.training.phases import GIB, fits
-from multiattempt_trl.training.remedies import Batches, find_remedy
-from multiattempt_trl.training.schedule import Schedule, planned
+from multiattempt_trl.training.planning.layout import Layout
+from multiattempt_trl.training.planning.model_size import adapter_size
+from multiattempt_trl.training.planning.phases import GIB, fits
+from multiattempt_trl.training.planning.remedies import Batches, find_remedy
+from multiattempt_trl.training.planning.schedule import Schedule, planned
 
 ALGORITHMS = {"ppo": MultiAttemptPPOConfig, "grpo": MultiAttemptGRPOConfig}
 

@@ -8,9 +8,9 @@ from trl import ModelConfig, get_peft_config
 from multiattempt_trl.cli.arguments import TaskArguments
 from multiattempt_trl.domains import Domain, TrainRows, get_domain
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig
-from multiattempt_trl.training.layout import Layout
-from multiattempt_trl.training.memory import Lengths, Setup
-from multiattempt_trl.training.model_size import ModelSize, adapter_size, critic_size, read_config
+from multiattempt_trl.training.planning.layout import Layout
+from multiattempt_trl.training.planning.memory import Lengths, Setup
+from multiattempt_trl.training.planning.model_size import ModelSize, adapter_size, critic_size, read_config
 
 PAPER_QUESTIONS = 8_521
 """Rows of the maths domain's own training set."""

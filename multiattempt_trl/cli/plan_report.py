@@ -7,10 +7,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from multiattempt_trl.training.memory import Setup, host_bytes
-from multiattempt_trl.training.phases import CONTEXT_BYTES, FRAGMENTATION, GIB, Phase, phases, usable
-from multiattempt_trl.training.remedies import Remedy
-from multiattempt_trl.training.schedule import Schedule
+from multiattempt_trl.training.planning.memory import Setup, host_bytes
+from multiattempt_trl.training.planning.phases import CONTEXT_BYTES, FRAGMENTATION, GIB, Phase, phases, usable
+from multiattempt_trl.training.planning.remedies import Remedy
+from multiattempt_trl.training.planning.schedule import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ them with the tensors that autograd keeps on the CPU.
 
 from dataclasses import dataclass
 
-from multiattempt_trl.training.model_size import AdapterSize, ModelSize
+from multiattempt_trl.training.planning.model_size import AdapterSize, ModelSize
 
 HEAD_TOKENS, HEAD_COLUMNS = 4096, 32_768
 """The tile of logits that TRL holds: `TOKEN_CHUNK_SIZE` tokens, `_CHUNKED_LOGPROB_CHUNK_SIZE` of the vocabulary."""

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from multiattempt_trl.training.activations import Precision
-from multiattempt_trl.training.layout import Layout
-from multiattempt_trl.training.model_size import AdapterSize, ModelSize
+from multiattempt_trl.training.planning.activations import Precision
+from multiattempt_trl.training.planning.layout import Layout
+from multiattempt_trl.training.planning.model_size import AdapterSize, ModelSize
 
 QUANTISED = {"int8": 1.0, "4bit": 0.5 + 4 / 64, "4bit, double": 0.5 + 1 / 64 + 4 / (64 * 256)}
 """Bytes per weight: 4 bits and a float32 scale per 64 weights, or an 8-bit one and a float32 per 256 of these (QLoRA,

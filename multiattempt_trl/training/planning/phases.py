@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from multiattempt_trl.training.activations import (
+from multiattempt_trl.training.planning.activations import (
     SAMPLING_BYTES,
     block_backward_bytes,
     cache_bytes,
@@ -10,8 +10,8 @@ from multiattempt_trl.training.activations import (
     head_backward_bytes,
     kept_bytes,
 )
-from multiattempt_trl.training.memory import Setup, engines, gradient_bytes, optimizer_bytes, weight_bytes
-from multiattempt_trl.training.model_size import ModelSize
+from multiattempt_trl.training.planning.memory import Setup, engines, gradient_bytes, optimizer_bytes, weight_bytes
+from multiattempt_trl.training.planning.model_size import ModelSize
 
 GIB = 1024**3
 REDUCE_BUCKET = 500_000_000

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from multiattempt_trl.training.layout import Layout
-from multiattempt_trl.training.memory import Setup
-from multiattempt_trl.training.model_size import AdapterSize
-from multiattempt_trl.training.phases import fits, peak
+from multiattempt_trl.training.planning.layout import Layout
+from multiattempt_trl.training.planning.memory import Setup
+from multiattempt_trl.training.planning.model_size import AdapterSize
+from multiattempt_trl.training.planning.phases import fits, peak
 
 ALTERS = 100
 """The cost of a change after which another thing is learnt."""
