@@ -129,18 +129,24 @@ class TestAgreement:
 
 
 LORA = ["--lora", '{"r": 4, "target_modules": ["q_proj", "v_proj"]}']
+BF16 = ["--bf16", "true"]
 SETTINGS = {
     "full": [],
+    "bf16": BF16,
+    "lora": [*LORA, *BF16, "--model_init_kwargs", '{"dtype": "bfloat16"}'],
     "in-warm-up": ["--critic_warmup_steps", "4"],
-    "lora": LORA,
-    "bf16": ["--bf16", "true"],
 }
 
 
 @pytest.mark.slow
 class TestResume:
-    @pytest.mark.parametrize("setting", SETTINGS)
-    @pytest.mark.parametrize("config", ["single_cpu", *BACKENDS])
+    @pytest.mark.parametrize(
+        ("config", "setting"),
+        [
+            *((config, setting) for config in ("single_cpu", *BACKENDS) for setting in ("full", "bf16", "lora")),
+            ("cpu_zero3", "in-warm-up"),
+        ],
+    )
     def test_stopped_and_resumed_equals_uninterrupted_to_the_digit(
         self, tmp_path: Path, tiny_model: Path, config: str, setting: str
     ) -> None:

@@ -51,7 +51,8 @@ def load_value_model(
 
 
 def _with_adapter(model: PreTrainedModel, head: Any, peft_config: PeftConfig) -> PreTrainedModel:
-    if not is_deepspeed_zero3_enabled():  # which has one type for all that it shards
+    sharded = is_deepspeed_zero3_enabled()  # which has one type for all that it shards
+    if not sharded:
         head.float()
     head.register_forward_pre_hook(_as_the_weights_are)
     peft_config = copy.deepcopy(peft_config)
@@ -64,7 +65,7 @@ def _with_adapter(model: PreTrainedModel, head: Any, peft_config: PeftConfig) ->
         peft_config.exclude_modules = (
             rf"(?:{theirs})|(?:.*\.)?(?:{'|'.join(HEADS)})" if isinstance(theirs, str) else sorted({*theirs, *HEADS})
         )
-    adapted: PreTrainedModel = get_peft_model(model, peft_config)
+    adapted: PreTrainedModel = get_peft_model(model, peft_config, autocast_adapter_dtype=not sharded)
     mend_quantised(adapted)
     return adapted
 
