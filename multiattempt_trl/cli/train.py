@@ -17,7 +17,6 @@ from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.domains import Domain, TrainRows, get_domain
 from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.rollout.play import Grade
-from multiattempt_trl.training.adapters import check_adapter, mend_quantised
 from multiattempt_trl.training.callbacks import JsonLines, Progress
 from multiattempt_trl.training.checkpoints import to_resume
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
@@ -113,9 +112,6 @@ def _build(
         "dtype": model_args.dtype,
         **(args.model_init_kwargs or {}),
     }
-    tokenizer = load_tokenizer(model, task.chat_template, revision=model_args.model_revision)
-    peft_config, quantization_config = get_peft_config(model_args), get_quantization_config(model_args)
-    check_adapter(model, peft_config, quantization_config, args)
     trainer = trainer_class(
         model,
         args,
@@ -123,12 +119,11 @@ def _build(
         grade,
         preset=domain.preset(args.prompt_preset),
         eval_dataset=to_dataset(watched) if watched else None,
-        processing_class=tokenizer,
+        processing_class=load_tokenizer(model, task.chat_template, revision=model_args.model_revision),
         callbacks=[JsonLines(Path(args.output_dir) / METRICS_FILE)],
-        quantization_config=quantization_config,
-        peft_config=peft_config,
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
     )
-    mend_quantised(trainer.model)
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(Progress())

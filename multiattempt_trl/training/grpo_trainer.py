@@ -18,6 +18,7 @@ from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.dialogue.rewards import price
 from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.rollout.play import CountingGrade, Grade, play
+from multiattempt_trl.training.adapters import check_adapter, mend_quantised
 from multiattempt_trl.training.advantages import group_relative, returns_to_go
 from multiattempt_trl.training.callbacks import EpisodeCounter, WholeRollouts
 from multiattempt_trl.training.checkpoints import WholeCheckpoints
@@ -92,6 +93,7 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, GRPOTrainer):
         peft_config: PeftConfig | None = None,
     ) -> None:
         check_launch(args, quantised=quantization_config is not None)
+        check_adapter(model, peft_config, quantization_config, args)
         self.grade = grade
         self.preset = preset or get_preset(args.prompt_preset or "paper")
         if processing_class is None:
@@ -121,6 +123,7 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, GRPOTrainer):
             peft_config=peft_config,
             rollout_func=_rollout_of,
         )
+        mend_quantised(self.model)
         self.renderer = Renderer(processing_class, self.eos_token_ids)
         # The template's end-of-turn token ends a completion for TRL's metrics too.
         self.eos_token_ids = list(self.renderer.stop_ids)

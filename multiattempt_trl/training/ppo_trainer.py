@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import disable_dropout_in_model, get_config_model_id
 
 from multiattempt_trl.rollout.play import Grade
-from multiattempt_trl.training.adapters import CriticIsNotThePolicys, check_adapter, mend_quantised
+from multiattempt_trl.training.adapters import CriticIsNotThePolicys
 from multiattempt_trl.training.advantages import explained_variance, gae, moments, whiten
 from multiattempt_trl.training.configs import MultiAttemptPPOConfig
 from multiattempt_trl.training.critic import Critic
@@ -47,10 +47,8 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
         peft_config: PeftConfig | None = None,
         **kwargs: Any,
     ) -> None:
-        check_adapter(model, peft_config, quantization_config, args)
         adapters = {"quantization_config": quantization_config, "peft_config": peft_config}
         super().__init__(model, args, train_dataset, grade, **adapters, **kwargs)
-        mend_quantised(self.model)
         name = args.critic_model_name_or_path or get_config_model_id(self.model.config)
         init_kwargs = {
             "dtype": self.model.dtype,
