@@ -188,10 +188,10 @@ def test_killed_again_and_again_while_writing_it_ends_where_an_undisturbed_run_e
     folder = tmp_path / "killed"
     killed = 0
     for number in (3, 9, 14, 17, 22, 28, 31):  # files opened for writing; a checkpoint takes about 15 in all
-        resume = ["--resume_from_checkpoint", "true"] if list(folder.glob(f"checkpoint-*/{MANIFEST}")) else []
-        process = start(
-            config_name, folder, tiny_model, "ppo", *options, *resume, "--die_at_write", str(number), "--scramble", "7"
-        )
+        whole = list(folder.glob(f"checkpoint-*/{MANIFEST}"))
+        resume = ["--resume_from_checkpoint", "true", "--scramble", str(number)] if whole else []
+        fatal = ["--die_at_write", str(number)]
+        process = start(config_name, folder, tiny_model, "ppo", *options, *resume, *fatal)
         process.communicate(timeout=300)
         killed += process.returncode != 0
     assert killed >= 4

@@ -49,38 +49,52 @@ class TestProcesses:
     def test_one_process_that_sees_several_gpus(self, args: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(type(args), "n_gpu", property(lambda self: 2))
         with pytest.raises(ValueError, match="one process sees 2 GPUs"):
-            check_launch(args, quantised=False)
+            check_launch(args, adapted=False, quantised=False)
 
 
 class TestDeepSpeed:
     def test_a_switch_that_turns_it_off(self, args: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         args.deepspeed_plugin = deepspeed(2)
-        check_launch(args, quantised=False)
+        check_launch(args, adapted=False, quantised=False)
         monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
         with pytest.raises(ValueError, match="ACCELERATE_USE_CPU is set, which turns DeepSpeed off"):
-            check_launch(args, quantised=False)
+            check_launch(args, adapted=False, quantised=False)
 
     @pytest.mark.parametrize(("clip", "wrong"), [("auto", False), (1.0, False), (0.5, True), ("0.5", True)])
     def test_two_numbers_for_the_clipping(self, args: Any, clip: Any, wrong: bool) -> None:
         args.deepspeed_plugin = deepspeed(2, gradient_clipping=clip)
         if not wrong:
-            check_launch(args, quantised=False)
+            check_launch(args, adapted=False, quantised=False)
             return
         with pytest.raises(ValueError, match=r"gradient_clipping is 0.5 in .* but max_grad_norm is 1.0"):
-            check_launch(args, quantised=False)
+            check_launch(args, adapted=False, quantised=False)
 
     def test_zero3_with_quantised_weights(self, args: Any) -> None:
         args.deepspeed_plugin = deepspeed(2)
-        check_launch(args, quantised=True)
+        check_launch(args, adapted=True, quantised=True)
         args.deepspeed_plugin = deepspeed(3)
-        check_launch(args, quantised=False)
+        check_launch(args, adapted=False, quantised=False)
         with pytest.raises(ValueError, match="ZeRO-3 would shard quantised weights"):
-            check_launch(args, quantised=True)
+            check_launch(args, adapted=True, quantised=True)
+
+    def test_zero3_with_an_adapter_checkpointed_in_several_passes(self, tmp_path: Path) -> None:
+        several = {"forward_batch_size": 2, "activation_checkpointing": True}
+        args = MultiAttemptPPOConfig(**arguments(tmp_path, **several))
+        for stage, adapted in ((2, True), (3, False)):
+            args.deepspeed_plugin = deepspeed(stage)
+            check_launch(args, adapted=adapted, quantised=False)
+        args.deepspeed_plugin = deepspeed(3)
+        with pytest.raises(ValueError, match="forward_batch_size=2 makes several of a micro-batch: leave it out"):
+            check_launch(args, adapted=True, quantised=False)
+        for fine in ({"forward_batch_size": 4}, {"activation_checkpointing": False}):
+            args = MultiAttemptPPOConfig(**arguments(tmp_path, **(several | fine)))
+            args.deepspeed_plugin = deepspeed(3)
+            check_launch(args, adapted=True, quantised=False)
 
     def test_zero3_that_would_save_nothing(self, args: Any) -> None:
         args.deepspeed_plugin = deepspeed(3, save=False)
         with pytest.raises(ValueError, match="zero3_save_16bit_model: true"):
-            check_launch(args, quantised=False)
+            check_launch(args, adapted=False, quantised=False)
 
     def test_it_is_checked_before_the_model_is_loaded(self, args: Any, tmp_path: Path, tiny_model: Path) -> None:
         args.deepspeed_plugin = deepspeed(3, save=False)
@@ -91,7 +105,7 @@ class TestDeepSpeed:
 def test_fsdp_is_refused(args: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match="launch with accelerate_configs/zero3"):
-        check_launch(args, quantised=False)
+        check_launch(args, adapted=False, quantised=False)
 
 
 def test_a_launch_says_what_it_is(args: Any) -> None:

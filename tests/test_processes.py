@@ -100,7 +100,7 @@ def test_zero3_plays_ragged_rounds_and_computes_what_ddp_does(tmp_path: Path, ti
         assert all(torch.equal(loaded[name], value) for name, value in saved.items())
 
 
-CHECKPOINTING = ["--activation_checkpointing", "true"]
+CHECKPOINTING = ["--activation_checkpointing", "true", "--forward_batch_size", "4"]
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, GRPOTrainer):
         quantization_config: Any = None,
         peft_config: PeftConfig | None = None,
     ) -> None:
-        check_launch(args, quantised=quantization_config is not None)
+        check_launch(args, adapted=peft_config is not None, quantised=quantization_config is not None)
         check_adapter(model, peft_config, quantization_config, args)
         self.grade = grade
         self.preset = preset or get_preset(args.prompt_preset or "paper")

@@ -54,7 +54,7 @@ def processes_launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def check_launch(args: "MultiAttemptGRPOConfig", *, quantised: bool) -> None:
+def check_launch(args: "MultiAttemptGRPOConfig", *, adapted: bool, quantised: bool) -> None:
     """Raises `ValueError` for a launch that could not train as it says."""
     if args.n_gpu > 1:
         raise ValueError(
@@ -67,10 +67,12 @@ def check_launch(args: "MultiAttemptGRPOConfig", *, quantised: bool) -> None:
             "accelerate_configs/zero3.yaml, which shards them as well"
         )
     if args.deepspeed_plugin is not None:
-        _check_deepspeed(args, args.deepspeed_plugin, quantised)
+        _check_deepspeed(args, args.deepspeed_plugin)
+        if args.deepspeed_plugin.zero_stage == 3:
+            _check_zero3(args, args.deepspeed_plugin, adapted, quantised)
 
 
-def _check_deepspeed(args: "MultiAttemptGRPOConfig", plugin: Any, quantised: bool) -> None:
+def _check_deepspeed(args: "MultiAttemptGRPOConfig", plugin: Any) -> None:
     config = plugin.deepspeed_config
     if _said("ACCELERATE_USE_CPU"):
         raise ValueError(
@@ -83,14 +85,22 @@ def _check_deepspeed(args: "MultiAttemptGRPOConfig", plugin: Any, quantised: boo
             f"gradient_clipping is {clip} in the accelerate configuration but max_grad_norm is {args.max_grad_norm} "
             "in the recipe: write `gradient_clipping: auto`"
         )
-    if plugin.zero_stage != 3:
-        return
+
+
+def _check_zero3(args: "MultiAttemptGRPOConfig", plugin: Any, adapted: bool, quantised: bool) -> None:
     if quantised:
         raise ValueError(
             "ZeRO-3 would shard quantised weights, which it cannot put together again: launch QLoRA with "
             "accelerate_configs/ddp.yaml or zero2.yaml"
         )
-    if not config["zero_optimization"].get("stage3_gather_16bit_weights_on_model_save"):
+    rows = args.forward_batch_size
+    if adapted and args.gradient_checkpointing and rows is not None and rows < args.per_device_train_batch_size:
+        raise ValueError(
+            "under ZeRO-3 TRL checkpoints an adapter's activations in a way that allows one forward pass for each "
+            f"backward pass, and forward_batch_size={rows} makes several of a micro-batch: leave it out, or launch with "
+            "accelerate_configs/zero2.yaml"
+        )
+    if not plugin.deepspeed_config["zero_optimization"].get("stage3_gather_16bit_weights_on_model_save"):
         raise ValueError(
             "ZeRO-3 would save no weights that load by themselves: write `zero3_save_16bit_model: true` in the "
             "accelerate configuration"
