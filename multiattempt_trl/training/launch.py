@@ -97,8 +97,8 @@ def _check_zero3(args: "MultiAttemptGRPOConfig", plugin: Any, adapted: bool, qua
     if adapted and args.gradient_checkpointing and rows is not None and rows < args.per_device_train_batch_size:
         raise ValueError(
             "under ZeRO-3 TRL checkpoints an adapter's activations in a way that allows one forward pass for each "
-            f"backward pass, and forward_batch_size={rows} makes several of a micro-batch: leave it out, or launch with "
-            "accelerate_configs/zero2.yaml"
+            f"backward pass, and forward_batch_size={rows} makes several of a micro-batch: leave it out, or launch "
+            "with accelerate_configs/zero2.yaml"
         )
     if not plugin.deepspeed_config["zero_optimization"].get("stage3_gather_16bit_weights_on_model_save"):
         raise ValueError(
