@@ -79,6 +79,12 @@ class TestWhich:
         with pytest.raises(ValueError, match=r"is not a checkpoint \(it has no trainer_state.json\)"):
             to_resume(str(tmp_path), config(tmp_path))
 
+    def test_nothing_is_left_to_train(self, trained: Path) -> None:
+        to_resume(True, config(trained, max_steps=9))
+        to_resume(True, config(trained, max_steps=-1))
+        with pytest.raises(ValueError, match=r"8 steps old and max_steps=8, so nothing is left .* eval --model .*-8$"):
+            to_resume(True, config(trained, max_steps=8))
+
 
 class TestCorrupt:
     @pytest.mark.parametrize("name", ["model.safetensors", "critic/optimizer.pt", "rng_state.pth"])
@@ -183,7 +189,7 @@ class TestWriting:
 def test_killed_again_and_again_while_writing_it_ends_where_an_undisturbed_run_ends(
     tmp_path: Path, tiny_model: Path, config_name: str
 ) -> None:
-    options = ["--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "1", "--max_steps", "6"]
+    options = ["--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "1", "--max_steps", "20"]
     straight = run(config_name, tmp_path / "straight", tiny_model, "ppo", *options)
     folder = tmp_path / "killed"
     killed = 0

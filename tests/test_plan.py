@@ -23,7 +23,7 @@ from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.dialogue.prompts import get_preset
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.rollout.loading import load_tokenizer
-from multiattempt_trl.training import activations
+from multiattempt_trl.training.planning import activations
 from multiattempt_trl.training.planning.activations import Precision
 from multiattempt_trl.training.planning.layout import Layout
 from multiattempt_trl.training.planning.memory import Lengths, Setup, gradient_bytes, optimizer_bytes, weight_bytes

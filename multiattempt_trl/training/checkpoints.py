@@ -76,6 +76,12 @@ def check(folder: Path, args: MultiAttemptGRPOConfig) -> None:
                 f"checkpoint {str(folder)!r} is corrupt: {name} {found}, not {size}; resume from an earlier one"
             )
     _check_fit(folder, launch, batches, args)
+    done = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+    if 0 < args.max_steps <= done:  # the Trainer would take one step more
+        raise ValueError(
+            f"checkpoint {str(folder)!r} is {done} steps old and max_steps={args.max_steps}, so nothing is left to "
+            f"train: raise --max_steps, or evaluate it: multiattempt eval --model {folder}"
+        )
 
 
 def _check_fit(folder: Path, written: Launch, batches: dict[str, int], args: MultiAttemptGRPOConfig) -> None:
