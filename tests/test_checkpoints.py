@@ -181,7 +181,7 @@ class TestWriting:
         trainer.save_model = watch  # type: ignore[method-assign]
         trainer.train(resume_from_checkpoint=str(copy / "checkpoint-4"))
         assert seen == [("checkpoint-8", False)]
-        check(copy / "checkpoint-8", trainer.args)
+        check(copy / "checkpoint-8", config(copy))
 
 
 @pytest.mark.slow
