@@ -65,10 +65,15 @@ def run(config: str, folder: Path, model: Path, algorithm: str = "ppo", *overrid
     process = start(config, folder, model, algorithm, *overrides)
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output[-6000:]
-    ranks = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("rank*.json"))]
-    assert len(ranks) == (1 if config == "single_cpu" else 2)
-    assert all(rank["deepspeed"] == ("zero" in config) for rank in ranks)
-    return Ran(folder, ranks)
+    found = ran(folder)
+    assert len(found.ranks) == (1 if config == "single_cpu" else 2)
+    assert all(rank["deepspeed"] == ("zero" in config) for rank in found.ranks)
+    return found
+
+
+def ran(folder: Path) -> Ran:
+    """What the processes of a run wrote at its end."""
+    return Ran(folder, [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("rank*.json"))])
 
 
 def assert_same(ours: Ran, theirs: Ran, *, exact: bool) -> None:
@@ -88,10 +93,10 @@ def assert_same(ours: Ran, theirs: Ran, *, exact: bool) -> None:
 
 def test_zero3_plays_ragged_rounds_and_computes_what_ddp_does(tmp_path: Path, tiny_model: Path) -> None:
     plain, sharded = (run(config, tmp_path / config, tiny_model) for config in ("cpu_ddp", "cpu_zero3"))
-    for ran in (plain, sharded):
-        assert [rank["rounds"] for rank in ran.ranks] == [3, 15]  # three rollouts: one round each, and five
-        assert len(ran.logged("loss")) == len(ran.logged("value/loss")) == 6
-        assert ran.logged("episodes_total") == [16, 32, 48]
+    for one in (plain, sharded):
+        assert [rank["rounds"] for rank in one.ranks] == [3, 15]  # three rollouts: one round each, and five
+        assert len(one.logged("loss")) == len(one.logged("value/loss")) == 6
+        assert one.logged("episodes_total") == [16, 32, 48]
     assert_same(sharded, plain, exact=False)
     for part, auto in (("", AutoModelForCausalLM), ("critic", AutoModelForTokenClassification)):
         loaded = auto.from_pretrained(sharded.folder / part).state_dict()
@@ -118,8 +123,8 @@ class TestAgreement:
     def test_all_backends_compute_the_same(self, tmp_path: Path, tiny_model: Path, options: list[str]) -> None:
         runs = [run(config, tmp_path / config, tiny_model, *options) for config in BACKENDS]
         assert len(runs[0].logged("loss")) == 6
-        for ran in runs[1:]:
-            assert_same(ran, runs[0], exact=False)
+        for one in runs[1:]:
+            assert_same(one, runs[0], exact=False)
 
     def test_a_policy_that_fits_no_process_generates_from_its_shards(self, tmp_path: Path, tiny_model: Path) -> None:
         whole = run("cpu_zero3", tmp_path / "whole", tiny_model)
@@ -204,7 +209,7 @@ def test_two_machines_compute_what_one_does(tmp_path: Path, tiny_model: Path) ->
     for machine in machines:
         output, _ = machine.communicate(timeout=300)
         assert machine.returncode == 0, output[-4000:]
-    two = Ran(folder, [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("rank*.json"))])
+    two = ran(folder)
     assert [rank["rounds"] for rank in two.ranks] == [3, 15]
     assert_same(two, run("cpu_zero2", tmp_path / "one", tiny_model), exact=True)
 
@@ -231,7 +236,7 @@ def test_an_evaluation_shared_out_plays_the_same_dialogues(tmp_path: Path, tiny_
 @pytest.mark.parametrize("config", ["cpu_ddp", "cpu_zero3"])
 def test_evaluating_while_training_in_several_processes(tmp_path: Path, tiny_model: Path, config: str) -> None:
     options = ["ppo", "--eval_strategy", "steps", "--eval_steps", "2", "--per_device_eval_batch_size", "4"]
-    ran = run(config, tmp_path, tiny_model, *options)
-    assert len(ran.logged("eval_reward")) == 3
-    assert ran.logged("eval_accuracy/within_5") == [0.5, 0.5, 0.5]  # the first process solves all, the second none
-    assert ran.logged("episodes_total") == [16, 32, 48]
+    one = run(config, tmp_path, tiny_model, *options)
+    assert len(one.logged("eval_reward")) == 3
+    assert one.logged("eval_accuracy/within_5") == [0.5, 0.5, 0.5]  # the first process solves all, the second none
+    assert one.logged("episodes_total") == [16, 32, 48]
