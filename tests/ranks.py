@@ -69,6 +69,21 @@ def ragged(question: Question, response: str) -> Verdict:
     return Verdict.WRONG if (len(response) + len(question.answer)) % 3 else Verdict.INVALID
 
 
+class Whitened:
+    """Sums up the advantages of this process's policy tokens in each rollout: count, sum, and sum of squares."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.moments: list[list[float]] = []
+        self.advantages, trainer._advantages = trainer._advantages, self
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        found = self.advantages(batch)
+        if "returns" in found:
+            kept = found["advantages"][(batch["completion_mask"] * batch["tool_mask"]).bool()].double()
+            self.moments.append([float(len(kept)), float(kept.sum()), float((kept**2).sum())])
+        return found
+
+
 class Rounds:
     """Counts how often this process called `generate`."""
 
@@ -134,13 +149,14 @@ def main() -> None:
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         skip_compiling()
     trainer = build(Path(out), model, algorithm, overrides)
-    rounds = Rounds(trainer.model)
+    rounds, whitened = Rounds(trainer.model), Whitened(trainer)
     trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     trainer.save_model(out)
     state = PartialState()
     seen = {
         "log": trainer.state.log_history,
         "rounds": rounds.calls,
+        "advantages": whitened.moments,
         "backend": type(trainer.model_wrapped).__name__,
         "deepspeed": trainer.is_deepspeed_enabled,
     }

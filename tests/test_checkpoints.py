@@ -12,6 +12,7 @@ import torch
 from test_processes import assert_same, ran, run, start
 from test_trainers import ppo
 from training_arguments import arguments, logged
+from trl import GRPOTrainer
 
 from multiattempt_trl.training import checkpoints
 from multiattempt_trl.training.checkpoints import MANIFEST, check, to_resume
@@ -84,6 +85,25 @@ class TestWhich:
         to_resume(True, config(trained, max_steps=-1))
         with pytest.raises(ValueError, match=r"8 steps old and max_steps=8, so nothing is left .* eval --model .*-8$"):
             to_resume(True, config(trained, max_steps=8))
+
+    def test_weights_alone_are_nothing_to_go_on_from(self, tmp_path: Path, tiny_model: Path) -> None:
+        ppo(tmp_path, tiny_model, max_steps=4, save_only_model=True, **SAVING).train()
+        with pytest.raises(ValueError, match=r"written with save_only_model, .* --critic_model_name_or_path "):
+            to_resume(True, config(tmp_path))
+
+    def test_it_is_pushed_once_it_is_whole(
+        self, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pushed = []
+        monkeypatch.setattr(
+            GRPOTrainer,
+            "_push_from_checkpoint",
+            lambda self, folder: pushed.append((Path(folder).name, (Path(folder) / MANIFEST).exists())),
+        )
+        trainer = ppo(tmp_path, tiny_model, max_steps=4, **SAVING)
+        trainer.args.push_to_hub = True
+        trainer.train()
+        assert pushed == [("checkpoint-4", True)]
 
 
 class TestCorrupt:
@@ -201,6 +221,7 @@ def test_killed_again_and_again_while_writing_it_ends_where_an_undisturbed_run_e
         output, _ = process.communicate(timeout=300)
         if process.returncode == 0:
             break
+        assert "SIGKILL" in output, output[-4000:]
         killed += 1
         assert number, output[-4000:]
     assert killed >= 4

@@ -51,8 +51,23 @@ class TestProcesses:
         with pytest.raises(ValueError, match="one process sees 2 GPUs"):
             check_launch(args, adapted=False, quantised=False)
 
+    def test_a_size_that_no_launcher_set(self, args: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(ValueError, match="WORLD_SIZE=2 is set, but this is one of 1 processes"):
+            check_launch(args, adapted=False, quantised=False)
+
+    def test_a_disk_for_each_machine(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="save_on_each_node is not supported"):
+            MultiAttemptPPOConfig(**arguments(tmp_path, save_on_each_node=True))
+
 
 class TestDeepSpeed:
+    @pytest.mark.parametrize("section", ["optimizer", "scheduler"])
+    def test_an_optimizer_or_schedule_of_its_own(self, args: Any, section: str) -> None:
+        args.deepspeed_plugin = deepspeed(2, **{section: {"type": "AdamW"}})
+        with pytest.raises(ValueError, match=f"has its own '{section}', which would be the critic's"):
+            check_launch(args, adapted=False, quantised=False)
+
     def test_a_switch_that_turns_it_off(self, args: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         args.deepspeed_plugin = deepspeed(2)
         check_launch(args, adapted=False, quantised=False)

@@ -19,8 +19,12 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = ("cpu_ddp", "cpu_zero2", "cpu_zero3")
 COMPARED = (
-    *("loss", "grad_norm", "value/loss", "value/grad_norm", "value/mean", "value/explained_variance"),
-    *("reward", "kl", "entropy", "learning_rate", "value/learning_rate", "sampled_tokens_total", "episodes_total"),
+    *("loss", "grad_norm", "learning_rate", "reward", "kl", "entropy", "attempts/used"),
+    *("sampled_tokens_total", "episodes_total"),
+)
+PPO_ONLY = (
+    *("value/loss", "value/grad_norm", "value/learning_rate", "value/mean", "value/explained_variance"),
+    "advantage/std",
 )
 
 
@@ -66,9 +70,23 @@ def run(config: str, folder: Path, model: Path, algorithm: str = "ppo", *overrid
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output[-6000:]
     found = ran(folder)
+    assert_global(found, algorithm)
     assert len(found.ranks) == (1 if config == "single_cpu" else 2)
     assert all(rank["deepspeed"] == ("zero" in config) for rank in found.ranks)
     return found
+
+
+def assert_global(found: Ran, algorithm: str) -> None:
+    """What is logged is of all processes, though each has dialogues of its own, and so are whitening's moments."""
+    everywhere = {"ppo": (*COMPARED, *PPO_ONLY, "value/clip_fraction"), "grpo": COMPARED}[algorithm]
+    for key in everywhere:
+        assert found.logged(key), key
+        assert all([e[key] for e in rank["log"] if key in e] == found.logged(key) for rank in found.ranks), key
+    for rollout in zip(*(rank["advantages"] for rank in found.ranks), strict=True):
+        count, total, squares = (sum(column) for column in zip(*rollout, strict=True))
+        assert total / count == pytest.approx(0, abs=1e-5)
+        assert squares / count == pytest.approx(1, rel=1e-4)
+    assert all(bool(rank["advantages"]) == (algorithm == "ppo") for rank in found.ranks)
 
 
 def ran(folder: Path) -> Ran:
@@ -78,7 +96,7 @@ def ran(folder: Path) -> Ran:
 
 def assert_same(ours: Ran, theirs: Ran, *, exact: bool) -> None:
     """Every logged number and every weight; across backends up to the order of summation in float32."""
-    for key in COMPARED:
+    for key in COMPARED + PPO_ONLY:
         mine, other = ours.logged(key), theirs.logged(key)
         if not exact and key == "grad_norm":  # DDP logs a norm of 0 where the policy rests, DeepSpeed none
             mine, other = [value for value in mine if value], [value for value in other if value]
@@ -114,11 +132,12 @@ class TestAgreement:
         "options",
         [
             ["ppo", "--gradient_accumulation_steps", "2", "--steps_per_generation", "4", "--critic_warmup_steps", "1"],
+            ["ppo", "--activation_checkpointing", "true"],
             ["grpo"],
             ["grpo", "--credit", "attempt", "--num_generations", "8"],  # each group spans both processes
             ["ppo", "--lora", '{"r": 4, "target_modules": ["q_proj", "v_proj"], "use_dora": true}', *CHECKPOINTING],
         ],
-        ids=["ppo", "grpo", "grpo-attempt", "dora-checkpointing"],
+        ids=["ppo", "ppo-checkpointing", "grpo", "grpo-attempt", "dora-checkpointing"],
     )
     def test_all_backends_compute_the_same(self, tmp_path: Path, tiny_model: Path, options: list[str]) -> None:
         runs = [run(config, tmp_path / config, tiny_model, *options) for config in BACKENDS]
@@ -136,7 +155,7 @@ class TestAgreement:
 LORA = ["--lora", '{"r": 4, "target_modules": ["q_proj", "v_proj"]}']
 BF16 = ["--bf16", "true"]
 SETTINGS = {
-    "full": [],
+    "full": ["--max_steps", "10"],
     "bf16": BF16,
     "lora": [*LORA, *BF16, "--model_init_kwargs", '{"dtype": "bfloat16"}'],
     "in-warm-up": ["--critic_warmup_steps", "4"],
@@ -155,7 +174,7 @@ class TestResume:
     def test_stopped_and_resumed_equals_uninterrupted_to_the_digit(
         self, tmp_path: Path, tiny_model: Path, config: str, setting: str
     ) -> None:
-        """Six updates, three rollouts and three epochs; a process in another state goes on after the second."""
+        """A process in another state goes on: after the first rollout, or in the middle of the second epoch."""
         options = [
             "ppo",
             "--save_strategy",
@@ -167,11 +186,11 @@ class TestResume:
             *SETTINGS[setting],
         ]
         straight = run(config, tmp_path / "straight", tiny_model, *options)
-        half = str(tmp_path / "straight" / "checkpoint-2")
+        half = str(tmp_path / "straight" / f"checkpoint-{8 if setting == 'full' else 2}")
         resumed = run(
             config, tmp_path / "resumed", tiny_model, *options, "--resume_from_checkpoint", half, "--scramble", "99"
         )
-        assert len(resumed.logged("loss")) == 6
+        assert len(resumed.logged("loss")) == (10 if setting == "full" else 6)
         assert_same(resumed, straight, exact=True)
 
 

@@ -15,8 +15,9 @@ from transformers import AutoModelForTokenClassification
 from multiattempt_trl.domains.arithmetic import PRESET
 from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.training.callbacks import JsonLines
-from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig, accumulation_steps
+from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig
 from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
+from multiattempt_trl.training.launch import accumulation_steps
 from multiattempt_trl.training.ppo_trainer import MultiAttemptPPOTrainer
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -19,6 +20,9 @@ from multiattempt_trl.evaluation.run import evaluate_model
 from multiattempt_trl.rollout.loading import load_model, load_tokenizer
 from multiattempt_trl.rollout.play import Grade
 from multiattempt_trl.rollout.transformers_backend import Sampling
+
+MEET_WITHIN = timedelta(hours=12)
+"""How long a process may wait for the others, which meet once in each pass over a benchmark."""
 
 
 @dataclass
@@ -95,7 +99,9 @@ def main(argv: list[str]) -> None:
         tokenizer = load_tokenizer(command.model, command.chat_template)
         model = load_model(command.model, dtype=command.dtype)
         on_cpu = command.device == "cpu" or not torch.cuda.is_available()
-        model.to(command.device or PartialState(cpu=on_cpu).device)  # type: ignore[arg-type]
+        processes = PartialState(cpu=on_cpu, timeout=MEET_WITHIN)
+        alone = processes.num_processes == 1
+        model.to((alone and command.device) or processes.device)  # type: ignore[arg-type]
         evaluator.run(model, tokenizer, grade, folder)
 
 

@@ -9,6 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState, ProgressCallback
 
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
+from multiattempt_trl.training.dataset import ResumableSampler
 
 
 class EpisodeCounter(TrainerCallback, ExportableState):
@@ -31,6 +32,22 @@ class EpisodeCounter(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         return {"args": {}, "attributes": {"episodes": self.episodes, "sampled_tokens": self.sampled_tokens}}
+
+
+class EpochOrder(TrainerCallback):
+    """Tells the sampler its epoch.
+
+    The Trainer does, but where several processes resume within an epoch accelerate wraps the sampler once more than it
+    looks into, and they would go on in the order of the first epoch (accelerate 1.15).
+    """
+
+    sampler: ResumableSampler | None = None
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.sampler is not None:
+            self.sampler.set_epoch(int(state.epoch or 0))
 
 
 class WholeRollouts(TrainerCallback):

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints, sort_checkpoints
 
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
@@ -20,7 +21,12 @@ MANIFEST = "checkpoint.json"
 def seal(folder: Path, args: MultiAttemptGRPOConfig) -> None:
     """Declares a checkpoint whole; a folder without this file is one that a crash left behind."""
     files = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-    manifest = {"launch": asdict(Launch.of(args)), "batches": _batches(args), "files": files}
+    manifest = {
+        "launch": asdict(Launch.of(args)),
+        "batches": _batches(args),
+        "weights_only": args.save_only_model,
+        "files": files,
+    }
     beside = folder / f".{MANIFEST}"
     beside.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     beside.replace(folder / MANIFEST)
@@ -37,6 +43,7 @@ def to_resume(wanted: str | bool | None, args: MultiAttemptGRPOConfig) -> str | 
 
     Raises `ValueError` where there is none, where it is not whole, and where its shards do not fit this launch.
     """
+    check_shared(args)
     if wanted is None or str(wanted).lower() == "false":
         return None
     if str(wanted).lower() != "true":
@@ -52,6 +59,27 @@ def to_resume(wanted: str | bool | None, args: MultiAttemptGRPOConfig) -> str | 
         f"resume_from_checkpoint is true, but {args.output_dir!r} holds no {'whole ' if found else ''}checkpoint; "
         "leave it out to start anew"
     )
+
+
+def check_shared(args: MultiAttemptGRPOConfig) -> None:
+    """Raises `ValueError` in all processes where some do not see the output folder of the first: a checkpoint would be
+    in pieces.
+    """
+    if args.world_size == 1 or args.save_strategy == "no":
+        return
+    token = Path(args.output_dir) / ".shared"
+    if args.process_index == 0:
+        token.parent.mkdir(parents=True, exist_ok=True)
+        token.touch()
+    seen = gather_object([True])  # by now it is there
+    seen = gather_object([token.exists()])
+    if args.process_index == 0:
+        token.unlink()
+    if not all(seen):
+        raise ValueError(
+            f"processes {[rank for rank, sees in enumerate(seen) if not sees]} do not see the folder "
+            f"{args.output_dir!r} of process 0: give all machines one output_dir, on a disk that they share"
+        )
 
 
 def check(folder: Path, args: MultiAttemptGRPOConfig) -> None:
@@ -75,6 +103,11 @@ def check(folder: Path, args: MultiAttemptGRPOConfig) -> None:
             raise ValueError(
                 f"checkpoint {str(folder)!r} is corrupt: {name} {found}, not {size}; resume from an earlier one"
             )
+    if manifest.get("weights_only"):
+        raise ValueError(
+            f"checkpoint {str(folder)!r} was written with save_only_model, without what a run goes on from: start "
+            f"anew from its weights: {_anew(folder)}"
+        )
     _check_fit(folder, launch, batches, args)
     done = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
     if 0 < args.max_steps <= done:  # the Trainer would take one step more
@@ -90,11 +123,9 @@ def _check_fit(folder: Path, written: Launch, batches: dict[str, int], args: Mul
     if now == written:
         return
     if now.backend != written.backend or now.backend != "plain":
-        critic = f" --critic_model_name_or_path {folder}/critic" if (folder / "critic").is_dir() else ""
         raise ValueError(
             f"checkpoint {str(folder)!r} was written by {written} and its shards fit no other launch, this one is "
-            f"{now}: launch as it was, or start anew from its weights, with new optimizers: --model_name_or_path "
-            f"{folder}{critic}"
+            f"{now}: launch as it was, or start anew from its weights, with new optimizers: {_anew(folder)}"
         )
     if batches != _batches(args):
         raise ValueError(
@@ -102,6 +133,11 @@ def _check_fit(folder: Path, written: Launch, batches: dict[str, int], args: Mul
             f"of {now} has {_batches(args)}: set generation_batch_size and update_batch_size to what they were"
         )
     logger.warning("%s was written by %s, now it is %s: what is sampled will differ", folder, written, now)
+
+
+def _anew(folder: Path) -> str:
+    critic = f" --critic_model_name_or_path {folder}/critic" if (folder / "critic").is_dir() else ""
+    return f"--model_name_or_path {folder}{critic}"
 
 
 def _batches(args: MultiAttemptGRPOConfig) -> dict[str, int]:
@@ -121,6 +157,9 @@ class WholeCheckpoints:
         """As the Trainer's. Raises `ValueError` for a checkpoint that this launch cannot go on from."""
         return super().train(to_resume(resume_from_checkpoint, self.args), *args, **kwargs)  # type: ignore[misc]
 
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Waits until the checkpoint is whole."""
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save and folder.is_dir():
@@ -135,4 +174,7 @@ class WholeCheckpoints:
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             seal(folder, self.args)
+        if self.args.push_to_hub:
+            super()._push_from_checkpoint(str(folder))  # type: ignore[misc]
+        if self.args.should_save:
             rotate_checkpoints(self.args.output_dir, limit, self.state.best_model_checkpoint, use_mtime=True)

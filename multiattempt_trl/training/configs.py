@@ -6,24 +6,10 @@ from trl import GRPOConfig
 
 from multiattempt_trl.dialogue.prompts import check_feedback
 from multiattempt_trl.dialogue.rewards import Prices, check_credit
-from multiattempt_trl.training.launch import check_processes, processes_launched
+from multiattempt_trl.training.launch import accumulation_steps, check_processes, processes_launched
 
 PER_ATTEMPT_CREDIT = ("improvement", "attempt")
 """Credit schemes under which GRPO's advantage differs between the attempts of one episode."""
-
-
-def accumulation_steps(update_batch_size: int, per_device: int, processes: int) -> int:
-    """Micro-batches of `per_device` dialogues in each of `processes` that make one update of `update_batch_size`.
-
-    Raises `ValueError` where they do not divide it.
-    """
-    at_once = per_device * processes
-    if update_batch_size < 1 or update_batch_size % at_once:
-        raise ValueError(
-            f"update_batch_size={update_batch_size} cannot be shared out: {processes} processes x "
-            f"per_device_train_batch_size={per_device} is {at_once} dialogues at a time, which must divide it"
-        )
-    return update_batch_size // at_once
 
 
 @dataclass
@@ -79,6 +65,10 @@ class MultiAttemptGRPOConfig(GRPOConfig):
     )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "As in transformers, but off: every weight is used, and the search costs."}
+    )
+    ddp_timeout: int = field(
+        default=14_400,
+        metadata={"help": "Seconds that a process may wait for the others: rollouts take unequally long. TRL: 1,800."},
     )
     rollout_batch_size: int | None = field(
         default=None,
@@ -158,6 +148,11 @@ class MultiAttemptGRPOConfig(GRPOConfig):
         if self.max_completion_length is None or self.max_completion_length < 1:
             raise ValueError(
                 f"max_completion_length caps an attempt and must be at least 1, got {self.max_completion_length}"
+            )
+        if self.save_on_each_node:
+            raise ValueError(
+                "save_on_each_node is not supported: transformers writes the weights on the first machine alone. Give "
+                "all machines the same output_dir"
             )
         if self.mask_truncated_completions and self.stop_at_box:
             raise ValueError(

@@ -120,7 +120,7 @@ class Critic:
         if (path / "adapter_config.json").exists():
             from peft import load_peft_weights, set_peft_model_state_dict
 
-            set_peft_model_state_dict(self.model, load_peft_weights(str(path)))
+            set_peft_model_state_dict(self.model, load_peft_weights(str(path), device="cpu"))
             return
         saved = AutoModelForTokenClassification.from_pretrained(path, dtype=self.model.dtype)
         self.model.load_state_dict(saved.state_dict())

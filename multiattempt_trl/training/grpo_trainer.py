@@ -20,7 +20,7 @@ from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.rollout.play import CountingGrade, Grade, play
 from multiattempt_trl.training.adapters import check_adapter, mend_quantised
 from multiattempt_trl.training.advantages import group_relative, returns_to_go
-from multiattempt_trl.training.callbacks import EpisodeCounter, WholeRollouts
+from multiattempt_trl.training.callbacks import EpisodeCounter, EpochOrder, WholeRollouts
 from multiattempt_trl.training.checkpoints import WholeCheckpoints
 from multiattempt_trl.training.configs import PER_ATTEMPT_CREDIT, MultiAttemptGRPOConfig
 from multiattempt_trl.training.dataset import (
@@ -109,7 +109,7 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, GRPOTrainer):
             )
             for dataset in datasets
         ]
-        self._episode_counter = EpisodeCounter()
+        self._episode_counter, self._order = EpisodeCounter(), EpochOrder()
         super().__init__(
             model=model,
             reward_funcs=self.episode_reward,
@@ -117,7 +117,7 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, GRPOTrainer):
             train_dataset=prepared[0][0],
             eval_dataset=None if eval_dataset is None else prepared[1][0],
             processing_class=processing_class,
-            callbacks=[WholeRollouts(), self._episode_counter, *(callbacks or [])],
+            callbacks=[WholeRollouts(), self._order, self._episode_counter, *(callbacks or [])],
             optimizers=optimizers,
             quantization_config=quantization_config,
             peft_config=peft_config,
@@ -136,7 +136,8 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, GRPOTrainer):
             check_room(largest, self.limits, args.max_attempts)
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> ResumableSampler:
-        return ResumableSampler.like(super()._get_train_sampler(dataset))
+        self._order.sampler = ResumableSampler.like(super()._get_train_sampler(dataset))
+        return self._order.sampler
 
     # ---- rollout ------------------------------------------------------------------------------------------------
 

@@ -54,8 +54,27 @@ def processes_launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def accumulation_steps(update_batch_size: int, per_device: int, processes: int) -> int:
+    """Micro-batches of `per_device` dialogues in each of `processes` that make one update of `update_batch_size`.
+
+    Raises `ValueError` where they do not divide it.
+    """
+    at_once = per_device * processes
+    if update_batch_size < 1 or update_batch_size % at_once:
+        raise ValueError(
+            f"update_batch_size={update_batch_size} cannot be shared out: {processes} processes x "
+            f"per_device_train_batch_size={per_device} is {at_once} dialogues at a time, which must divide it"
+        )
+    return update_batch_size // at_once
+
+
 def check_launch(args: "MultiAttemptGRPOConfig", *, adapted: bool, quantised: bool) -> None:
     """Raises `ValueError` for a launch that could not train as it says."""
+    if args.world_size != processes_launched():
+        raise ValueError(
+            f"WORLD_SIZE={processes_launched()} is set, but this is one of {args.world_size} processes: launch with "
+            "`accelerate launch`, or unset the variable"
+        )
     if args.n_gpu > 1:
         raise ValueError(
             f"one process sees {args.n_gpu} GPUs, and would copy the model to all of them at every step: launch one "
@@ -79,6 +98,12 @@ def _check_deepspeed(args: "MultiAttemptGRPOConfig", plugin: Any) -> None:
             "ACCELERATE_USE_CPU is set, which turns DeepSpeed off without a word: unset it (--use_cpu true in the "
             "recipe is enough), or launch with accelerate_configs/cpu_ddp.yaml"
         )
+    for section in ("optimizer", "scheduler"):
+        if section in config:
+            raise ValueError(
+                f"the DeepSpeed configuration has its own {section!r}, which would be the critic's as well: take it "
+                "out; the recipe says both models' optimizers and schedules"
+            )
     clip = config.get("gradient_clipping", "auto")
     if clip != "auto" and float(clip) != args.max_grad_norm:
         raise ValueError(

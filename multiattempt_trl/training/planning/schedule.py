@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any, Self
 
-from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, accumulation_steps
+from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
+from multiattempt_trl.training.launch import accumulation_steps
 
 
 def planned(config_class: type[MultiAttemptGRPOConfig], processes: int) -> type[MultiAttemptGRPOConfig]:
