@@ -106,6 +106,16 @@ class TestDeepSpeed:
             args.deepspeed_plugin = deepspeed(3)
             check_launch(args, adapted=True, quantised=False)
 
+    def test_zero3_that_batches_continuously_over_shards(self, tmp_path: Path) -> None:
+        for batched, gathered in ((True, True), (False, False)):
+            options = {"use_transformers_continuous_batching": batched, "ds3_gather_for_generation": gathered}
+            args = MultiAttemptPPOConfig(**arguments(tmp_path, **options))
+            args.deepspeed_plugin = deepspeed(3)
+            check_launch(args, adapted=False, quantised=False)
+        args.use_transformers_continuous_batching = True
+        with pytest.raises(ValueError, match="continuous batching needs the whole policy in each process"):
+            check_launch(args, adapted=False, quantised=False)
+
     def test_zero3_that_would_save_nothing(self, args: Any) -> None:
         args.deepspeed_plugin = deepspeed(3, save=False)
         with pytest.raises(ValueError, match="zero3_save_16bit_model: true"):

@@ -145,6 +145,15 @@ class TestAgreement:
         for one in runs[1:]:
             assert_same(one, runs[0], exact=False)
 
+    def test_continuous_batching_computes_the_same_in_all(self, tmp_path: Path, tiny_model: Path) -> None:
+        # The likeliest token alone may be drawn, since the rest depends on when attempts come.
+        options = ["ppo", "--use_transformers_continuous_batching", "true", "--top_k", "1"]
+        runs = [run(config, tmp_path / config, tiny_model, *options) for config in BACKENDS]
+        for ran in runs:
+            assert [rank["rounds"] for rank in ran.ranks] == [0, 0]  # nobody called `generate`
+            assert len(ran.logged("loss")) == 6
+            assert_same(ran, runs[0], exact=False)
+
     def test_a_policy_that_fits_no_process_generates_from_its_shards(self, tmp_path: Path, tiny_model: Path) -> None:
         whole = run("cpu_zero3", tmp_path / "whole", tiny_model)
         shards = run("cpu_zero3", tmp_path / "shards", tiny_model, "ppo", "--ds3_gather_for_generation", "false")

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, St
 
 from multiattempt_trl.dialogue.boxes import BoxMatcher
 from multiattempt_trl.dialogue.rendering import ChatTokenizer
+from multiattempt_trl.rollout.ends import Pieces, end_of
 from multiattempt_trl.rollout.requests import GenRequest, GenResult
 
 
@@ -74,7 +75,7 @@ class TransformersBackend:
             raise ValueError(f"the generation batch size must be at least 1, got {batch_size}")
         self.open_model, self.tokenizer, self.batch_size, self.anyone = open_model, tokenizer, batch_size, anyone
         self.pad_token_id, self.stop_ids, self.sampling = pad_token_id, tuple(stop_ids), sampling
-        self._pieces: dict[int, str] = {}
+        self.piece = Pieces(tokenizer)
         self._waiting: list[GenRequest] = []
 
     @classmethod
@@ -143,24 +144,8 @@ class TransformersBackend:
 
     def _result(self, request: GenRequest, token_ids: list[int]) -> GenResult:
         """Cuts a row at its own end: what follows are pads, or tokens sampled while longer rows went on."""
-        matcher = BoxMatcher()
-        for count, token_id in enumerate(token_ids, start=1):
-            if token_id in self.stop_ids:
-                reason = "eos"
-            elif request.stop_at_box and matcher.feed(self.piece(token_id)) is not None:
-                reason = "stop"
-            elif count == request.max_new_tokens:
-                reason = "length"
-            else:
-                continue
-            return GenResult(request_id=request.request_id, token_ids=tuple(token_ids[:count]), finish_reason=reason)
-        raise AssertionError("generate() ended a row before its end of turn, its box or its token cap")
-
-    def piece(self, token_id: int) -> str:
-        r"""A token's own text. `\boxed{}` is ASCII, so decoding token by token never splits one of its characters."""
-        if token_id not in self._pieces:
-            self._pieces[token_id] = str(self.tokenizer.decode([token_id]))
-        return self._pieces[token_id]
+        count, reason = end_of(request, token_ids, self.stop_ids, self.piece)
+        return GenResult(request_id=request.request_id, token_ids=tuple(token_ids[:count]), finish_reason=reason)
 
 
 class AttemptEnds(StoppingCriteria):

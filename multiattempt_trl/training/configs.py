@@ -6,6 +6,7 @@ from trl import GRPOConfig
 
 from multiattempt_trl.dialogue.prompts import check_feedback
 from multiattempt_trl.dialogue.rewards import Prices, check_credit
+from multiattempt_trl.training.generation import check_generation
 from multiattempt_trl.training.launch import accumulation_steps, check_processes, processes_launched
 
 PER_ATTEMPT_CREDIT = ("improvement", "attempt")
@@ -72,8 +73,9 @@ class MultiAttemptGRPOConfig(GRPOConfig):
     )
     rollout_batch_size: int | None = field(
         default=None,
-        metadata={"help": "Dialogues generated together by one generate call. Default: all of a rollout."},
+        metadata={"help": "Dialogues generated together. Default: all of a rollout."},
     )
+    rollout_memory_gib: float = field(default=8.0, metadata={"help": "Bound on continuous batching's cache, GiB."})
     forward_batch_size: int | None = field(
         default=None,
         metadata={
@@ -164,9 +166,7 @@ class MultiAttemptGRPOConfig(GRPOConfig):
                 f"credit={self.credit!r} compares attempts in a group, so scale_rewards must be 'group' or 'none', "
                 f"got {self.scale_rewards!r}"
             )
-        for name in ("use_vllm", "use_transformers_continuous_batching"):
-            if getattr(self, name):
-                raise ValueError(f"{name} is not supported yet: attempts are generated in lock step by transformers")
+        check_generation(self)
 
 
 @dataclass

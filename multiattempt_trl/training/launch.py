@@ -118,6 +118,11 @@ def _check_zero3(args: "MultiAttemptGRPOConfig", plugin: Any, adapted: bool, qua
             "ZeRO-3 would shard quantised weights, which it cannot put together again: launch QLoRA with "
             "accelerate_configs/ddp.yaml or zero2.yaml"
         )
+    if args.use_transformers_continuous_batching and not args.ds3_gather_for_generation:
+        raise ValueError(
+            "continuous batching needs the whole policy in each process: leave out ds3_gather_for_generation: false "
+            "or use_transformers_continuous_batching: true"
+        )
     rows = args.forward_batch_size
     if adapted and args.gradient_checkpointing and rows is not None and rows < args.per_device_train_batch_size:
         raise ValueError(

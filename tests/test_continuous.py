@@ -1,0 +1,424 @@
+"""Continuous batching: greedy, it says what lock step says; it ends where it should and leaves the model as it was."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from training_arguments import arguments, grade_by_length, logged, train_set
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
+
+from multiattempt_trl.dialogue.boxes import BoxMatcher
+from multiattempt_trl.dialogue.env import Environment, Limits
+from multiattempt_trl.dialogue.episode import Episode
+from multiattempt_trl.dialogue.prompts import PAPER_CODE
+from multiattempt_trl.dialogue.rendering import Renderer
+from multiattempt_trl.domains.arithmetic import PRESET
+from multiattempt_trl.domains.arithmetic.model import build_model
+from multiattempt_trl.domains.arithmetic.questions import questions
+from multiattempt_trl.domains.arithmetic.tokenizer import ANSWER, build_tokenizer
+from multiattempt_trl.rollout.continuous_backend import ContinuousBackend
+from multiattempt_trl.rollout.loading import load_tokenizer
+from multiattempt_trl.rollout.play import play
+from multiattempt_trl.rollout.requests import GenRequest, GenResult
+from multiattempt_trl.rollout.transformers_backend import Sampling, TransformersBackend
+from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig
+from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
+from multiattempt_trl.training.ppo_trainer import MultiAttemptPPOTrainer
+
+TOKENIZER = build_tokenizer(PRESET)
+RENDERER = Renderer(TOKENIZER)
+GREEDY = Sampling(temperature=0)
+LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+DIALOGUES = 64
+
+
+@pytest.fixture(scope="module")
+def talker() -> Qwen2ForCausalLM:
+    """A small model that says a few digits, a box, and perhaps more digits and an end: taught for some seconds."""
+    torch.manual_seed(0)
+    random, model = Random(0), build_model(TOKENIZER)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        rows = []
+        for _ in range(16):
+            question = random.choice(questions("train"))
+            asked = RENDERER.prompt_ids(environment(question, random.randint(1, 5)).first_messages())
+            tail = "7" * random.choice([0, 0, 3, 9]) + "<|im_end|>" * random.choice([0, 1, 1])
+            first = question.problem[next(at for at, char in enumerate(question.problem) if char.isdigit())]
+            said = first * random.randint(0, 6) + ANSWER.format(answer=question.answer) + tail
+            rows.append([*asked, *TOKENIZER(said, add_special_tokens=False)["input_ids"]])
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [TOKENIZER.pad_token_id] * (width - len(row)) for row in rows])
+        loss = model(input_ids=ids, labels=ids.masked_fill(ids == TOKENIZER.pad_token_id, -100)).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+@pytest.fixture
+def model(talker: Qwen2ForCausalLM) -> Iterator[Qwen2ForCausalLM]:
+    """The talker, put back after a test that changes it."""
+    before = {name: value.clone() for name, value in talker.state_dict().items()}
+    yield talker
+    talker.load_state_dict(before)
+
+
+def environment(question: Any, budget: int, preset: Any = PRESET) -> Environment:
+    return Environment(question=question, budget=budget, preset=preset)
+
+
+def continuous(model: Any, tokenizer: Any = TOKENIZER, **options: Any) -> ContinuousBackend:
+    given: dict[str, Any] = {"stop_ids": RENDERER.stop_ids, "sampling": GREEDY, "dialogues": DIALOGUES, "context": 256}
+    return ContinuousBackend.for_model(model, tokenizer, **(given | options))
+
+
+def lock_step(model: Any, tokenizer: Any = TOKENIZER, **options: Any) -> TransformersBackend:
+    given: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id, "stop_ids": RENDERER.stop_ids, "sampling": GREEDY}
+    return TransformersBackend.for_model(model, tokenizer, **(given | options))
+
+
+def dialogues(
+    backend: Any, *, stop_at_box: bool, renderer: Renderer = RENDERER, preset: Any = PRESET
+) -> list[Episode]:
+    envs = [environment(one, 1 + n % 5, preset) for n, one in enumerate(questions("train")[:DIALOGUES])]
+    limits = Limits(attempt=16, episode=56, context=256)
+    return play(envs, backend, grade_by_length, renderer, limits, stop_at_box=stop_at_box)
+
+
+def facts(episodes: list[Episode]) -> list[Any]:
+    """All that greedy decoding settles: what was read and said, how it ended and how it was judged."""
+    return [
+        ([(a.prompt_ids, a.response_ids, a.verdict, a.finish_reason) for a in episode.attempts], episode.ending)
+        for episode in episodes
+    ]
+
+
+def worst_logprob(model: Any, results: list[tuple[tuple[int, ...], tuple[int, ...], Any]], heat: float = 1.0) -> float:
+    """How far the log-probabilities are from those of a forward pass over the very ids."""
+    worst = 0.0
+    for prompt, said, logprobs in results:
+        ids = torch.tensor([prompt + said])
+        with torch.no_grad():
+            scores = (model(input_ids=ids).logits[0, len(prompt) - 1 : -1] / heat).log_softmax(-1)
+        want = scores.gather(-1, ids[0, len(prompt) :, None])[:, 0]
+        worst = max(worst, float((want - torch.tensor(logprobs)).abs().max()))
+    return worst
+
+
+def said_by(episodes: list[Episode]) -> list[Any]:
+    return [(a.prompt_ids, a.response_ids, a.logprobs) for episode in episodes for a in episode.attempts]
+
+
+def request(number: int, cap: int, stop_at_box: bool = False) -> GenRequest:
+    prompt = RENDERER.prompt_ids(environment(questions("train")[number], 1 + number % 5).first_messages())
+    return GenRequest(request_id=number, prompt_ids=prompt, max_new_tokens=cap, stop_at_box=stop_at_box)
+
+
+def generate(backend: Any, requests: list[GenRequest]) -> dict[int, GenResult]:
+    with backend:
+        backend.submit(requests)
+        results: list[GenResult] = []
+        while len(results) < len(requests):
+            results += backend.poll()
+        assert backend.poll() == []  # nothing is under way, so there is nothing to wait for
+    return {result.request_id: result for result in results}
+
+
+# --- the same as in lock step ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop_at_box", [False, True])
+def test_greedy_dialogues_equal_lock_step(talker: Qwen2ForCausalLM, stop_at_box: bool) -> None:
+    ours = dialogues(continuous(talker), stop_at_box=stop_at_box)
+    assert facts(ours) == facts(dialogues(lock_step(talker), stop_at_box=stop_at_box))
+    reasons = Counter(attempt.finish_reason for episode in ours for attempt in episode.attempts)
+    assert reasons["length"] > 5
+    assert reasons["stop" if stop_at_box else "eos"] > 20  # the model must not end everything alike
+    assert {episode.attempts_used for episode in ours} == {1, 2, 3, 4, 5}
+    assert len({attempt.response_ids for episode in ours for attempt in episode.attempts}) > 20
+    assert worst_logprob(talker, said_by(ours)) < 1e-4
+
+
+def test_greedy_dialogues_with_the_real_tokenizer(shared: Path) -> None:
+    tokenizer = load_tokenizer(shared / "qwen2.5-tokenizer", "qwen2_5")
+    torch.manual_seed(0)
+    shape = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=1024, initializer_range=0.5,
+    )  # fmt: skip
+    model, renderer = Qwen2ForCausalLM(shape), Renderer(tokenizer)
+    given = {"renderer": renderer, "preset": PAPER_CODE, "stop_at_box": True}
+    ours = dialogues(continuous(model, tokenizer, stop_ids=renderer.stop_ids, context=512), **given)
+    theirs = dialogues(lock_step(model, tokenizer, stop_ids=renderer.stop_ids), **given)
+    assert facts(ours) == facts(theirs)
+    assert len({attempt.response_ids for episode in ours for attempt in episode.attempts}) > 20
+    assert worst_logprob(model, said_by(ours)) < 1e-4
+
+
+def test_an_adapter_speaks(talker: Qwen2ForCausalLM) -> None:
+    torch.manual_seed(1)
+    adapted = get_peft_model(Qwen2ForCausalLM(talker.config), LORA)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    ours = dialogues(continuous(adapted), stop_at_box=True)
+    assert facts(ours) == facts(dialogues(lock_step(adapted), stop_at_box=True))
+    assert worst_logprob(adapted, said_by(ours)) < 1e-4
+    with adapted.disable_adapter():
+        assert worst_logprob(adapted, said_by(ours)) > 0.1
+    assert all(module.training for module in adapted.modules())
+
+
+@pytest.mark.parametrize("heat", [0.7, 1.0])
+def test_sampled_logprobs_are_those_that_were_sampled_from(talker: Qwen2ForCausalLM, heat: float) -> None:
+    torch.manual_seed(5)
+    sampled = dialogues(continuous(talker, sampling=Sampling(temperature=heat)), stop_at_box=True)
+    assert worst_logprob(talker, said_by(sampled), heat) < 1e-4
+    assert facts(sampled) != facts(dialogues(continuous(talker), stop_at_box=True))
+
+
+def test_a_full_cache_costs_time_and_changes_nothing(
+    talker: Qwen2ForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again: list[str] = []
+    begin = ContinuousBatchProcessor.__init__
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        add = self.scheduler.add_waiting_request
+        self.scheduler.add_waiting_request = lambda state: (again.append(state._true_initial_tokens), add(state))
+
+    monkeypatch.setattr(ContinuousBatchProcessor, "__init__", watched)
+    # Keys and values of 2 layers x 4 heads x 16, 12 x 16 in copies and 64 + 512 of the mask: 1,024 numbers of 4 bytes
+    # for a token. One dialogue of 256 tokens has 16 pages of 16; there are 20.
+    backend = continuous(talker, memory_gib=20 * 16 * 4096 / 2**30)
+    ours = dialogues(backend, stop_at_box=True)
+    assert facts(ours) == facts(dialogues(lock_step(talker), stop_at_box=True))
+    assert worst_logprob(talker, said_by(ours)) < 1e-4
+    assert any(again)  # attempts were taken out in their midst and read again
+
+
+# --- ends ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_attempt_ends_at_its_own_end(talker: Qwen2ForCausalLM) -> None:
+    asked = [request(n, 1 + n % 16, n % 3 == 0) for n in range(96)]
+    results = generate(continuous(talker), asked)
+    assert {one.finish_reason for one in results.values()} == {"eos", "stop", "length"}
+    for one in asked:
+        result = results[one.request_id]
+        ended = result.token_ids[-1] in RENDERER.stop_ids
+        matcher = BoxMatcher()
+        closed = [matcher.feed(TOKENIZER.decode([token])) is not None for token in result.token_ids]
+        assert not set(result.token_ids[:-1]) & set(RENDERER.stop_ids)
+        if one.stop_at_box:
+            assert not any(closed[:-1])
+        box = one.stop_at_box and closed[-1]
+        assert result.finish_reason == ("eos" if ended else "stop" if box else "length")
+        assert len(result.token_ids) <= one.max_new_tokens
+        assert result.finish_reason != "length" or len(result.token_ids) == one.max_new_tokens
+        assert len(result.logprobs or ()) == len(result.token_ids)
+
+
+def test_attempts_come_while_others_are_under_way(talker: Qwen2ForCausalLM) -> None:
+    first, second = (request(n, 150 if n else 1) for n in range(2))
+    backend = continuous(talker, stop_ids=[TOKENIZER.pad_token_id])  # which is never said: caps alone end
+    with backend:
+        backend.submit([first, second])
+        (early,) = backend.poll()
+        assert early.request_id == 0
+        backend.submit([GenRequest(request_id=2, prompt_ids=first.prompt_ids + early.token_ids, max_new_tokens=1)])
+        (next_one,) = backend.poll()
+        assert next_one.request_id == 2  # the long one is still under way
+        assert backend.poll(timeout=0) == []
+        assert [one.request_id for one in backend.poll()] == [1]
+
+
+# --- the model before and after --------------------------------------------------------------------------------------
+
+
+def test_after_an_update_nothing_of_the_old_weights_is_left(model: Qwen2ForCausalLM) -> None:
+    asked = [request(n, 4) for n in range(8)]
+    backend = continuous(model)
+    for _ in range(2):
+        results = generate(backend, asked)
+        heard = [(one.prompt_ids, results[n].token_ids, results[n].logprobs) for n, one in enumerate(asked)]
+        assert worst_logprob(model, heard) < 1e-4
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += 0.05 * torch.randn_like(weight)
+        assert worst_logprob(model, heard) > 0.1
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_mode_attention_and_random_state_are_put_back(model: Qwen2ForCausalLM, attention: str) -> None:
+    model.set_attn_implementation(attention)
+    model.train()
+    model.model.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    states = []
+    for cap in (3, 12):
+        torch.manual_seed(7)
+        generate(continuous(model, sampling=Sampling()), [request(0, cap)])
+        states.append(torch.random.get_rng_state())
+        assert model.config._attn_implementation == attention
+        assert [module.training for module in model.modules()] == modes
+    assert torch.equal(*states)  # however much was sampled
+    model.train()
+    model.set_attn_implementation("sdpa")
+
+
+def test_an_error_while_it_starts_puts_all_back(model: Qwen2ForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError("no room for the cache")
+
+    monkeypatch.setattr(ContinuousBatchProcessor, "__init__", full)
+    model.set_attn_implementation("eager")
+    before = threading.active_count()
+    with pytest.raises(MemoryError, match="no room for the cache"):
+        continuous(model).__enter__()
+    assert model.config._attn_implementation == "eager"
+    assert all(module.training for module in model.modules())
+    assert threading.active_count() == before
+    model.set_attn_implementation("sdpa")
+
+
+def test_an_error_in_the_block_leaves_no_thread(model: Qwen2ForCausalLM) -> None:
+    before, backend = threading.active_count(), continuous(model)
+
+    def interrupted() -> None:
+        with backend:
+            backend.submit([request(n, 200) for n in range(8)])
+            assert threading.active_count() == before + 1
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert threading.active_count() == before
+    assert all(module.training for module in model.modules())
+    with backend:
+        assert backend.poll() == []  # what an interrupted rollout left behind is not generated
+    assert threading.active_count() == before
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_dead_thread_is_an_error_and_not_a_wait(
+    model: Qwen2ForCausalLM, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    left, forward = [steps], Qwen2ForCausalLM.forward
+
+    def failing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise ZeroDivisionError("a broken kernel")
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(Qwen2ForCausalLM, "forward", failing)
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match=r"continuous batching ended with 4 attempts under way: .*a broken kernel"):
+        generate(continuous(model), [request(n, 20) for n in range(4)])
+    assert threading.active_count() == before
+
+
+def test_what_comes_after_the_death_is_an_error_too(model: Qwen2ForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = continuous(model)
+    with backend:
+        backend._manager.stop(hard_stop=True, keep_for_next_session=True)
+        backend.submit([request(0, 5)])
+        with pytest.raises(RuntimeError, match="ended with 1 attempts under way"):
+            backend.poll()
+    model.destroy_cached_continuous_batching_manager()
+
+
+def test_a_failed_attempt_is_told(
+    model: Qwen2ForCausalLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = continuous(model)
+    with backend:
+        check = backend._manager.logit_processor.check_kwargs
+        broken = iter([ValueError("one bad request")])
+
+        def once(kwargs: Any) -> None:
+            for error in broken:
+                raise error
+            check(kwargs)
+
+        monkeypatch.setattr(backend._manager.logit_processor, "check_kwargs", once)
+        backend.submit([request(0, 3), request(1, 3)])
+        results = {}
+        while len(results) < 2:
+            results |= {one.request_id: one for one in backend.poll()}
+    assert (results[0].finish_reason, results[0].token_ids) == ("error", ())
+    assert (results[1].finish_reason, len(results[1].token_ids)) != ("error", 0)
+    assert "attempt of dialogue 0 failed: one bad request" in caplog.text
+
+
+def test_what_cannot_be_is_refused(model: Qwen2ForCausalLM) -> None:
+    with pytest.raises(ValueError, match=r"no repetition_penalty, got 1\.2"):
+        continuous(model, sampling=Sampling(repetition_penalty=1.2))
+    before = threading.active_count()
+    with pytest.raises(ValueError, match=r"one dialogue of 256 tokens does not fit into 0\.0001 GiB"):
+        continuous(model, memory_gib=0.0001).__enter__()
+    assert threading.active_count() == before
+    assert model.training
+    with continuous(model, context=20) as backend, pytest.raises(ValueError, match="and the cache was made for 20"):
+        backend.submit([request(0, 100)])
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"peft": LORA}, {"stop_at_box": True, "rollout_batch_size": 3}, {"bf16": True}, {"bf16": True, "peft": LORA}],
+)
+def test_ppo_trains_two_rollouts(tmp_path: Path, tiny_model: Path, options: dict[str, Any]) -> None:
+    options = dict(options)
+    peft = options.pop("peft", None)
+    given = arguments(tmp_path, max_attempts=3, max_steps=8, use_transformers_continuous_batching=True, **options)
+    trainer = MultiAttemptPPOTrainer(
+        str(tiny_model), MultiAttemptPPOConfig(**given), train_set(), grade_by_length, preset=PRESET, peft_config=peft
+    )
+    types = {name: weight.dtype for name, weight in trainer.model.named_parameters()}
+    before = {name: weight.clone() for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    trainer.train()
+    assert len(logged(trainer, "loss")["loss"]) == 8
+    assert logged(trainer, "episodes_total")["episodes_total"] == [16, 32]
+    after = dict(trainer.model.named_parameters())
+    assert not any(torch.equal(weight, after[name]) for name, weight in before.items())
+    assert {name: weight.dtype for name, weight in after.items()} == types
+    assert trainer.model.training
+    assert trainer._rollout()["logprobs"] is None
+
+
+def test_grpo_trains(tmp_path: Path, tiny_model: Path) -> None:
+    given = arguments(tmp_path, max_attempts=3, max_steps=2, num_generations=4)
+    args = MultiAttemptGRPOConfig(**given, use_transformers_continuous_batching=True)
+    trainer = MultiAttemptGRPOTrainer(str(tiny_model), args, train_set(), grade_by_length, preset=PRESET)
+    trainer.train()
+    assert len(logged(trainer, "loss")["loss"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"repetition_penalty": 1.1}, "no repetition_penalty, got 1.1"),
+        ({"transformers_continuous_batching_config": {"page_size": 16}}, "is not read"),
+        ({"rollout_memory_gib": 0}, "rollout_memory_gib must be above 0, got 0"),
+    ],
+)
+def test_options_that_would_be_passed_over(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    MultiAttemptPPOConfig(**arguments(tmp_path, repetition_penalty=1.1))
+    with pytest.raises(ValueError, match=message):
+        MultiAttemptPPOConfig(**arguments(tmp_path, use_transformers_continuous_batching=True, **options))
