@@ -103,6 +103,8 @@ def main(argv: list[str]) -> None:
         alone = processes.num_processes == 1
         model.to((alone and command.device) or processes.device)  # type: ignore[arg-type]
         evaluator.run(model, tokenizer, grade, folder)
+    processes.wait_for_everyone()
+    processes.destroy_process_group()  # a process that just left could end in an abort
 
 
 def load_benchmarks(domain: Domain, arguments: EvalArguments) -> dict[str, list[Question]]:
