@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints, sort_checkpoints
 
@@ -71,7 +72,7 @@ def check_shared(args: MultiAttemptGRPOConfig) -> None:
     if args.process_index == 0:
         token.parent.mkdir(parents=True, exist_ok=True)
         token.touch()
-    seen = gather_object([True])  # by now it is there
+    PartialState().wait_for_everyone()
     seen = gather_object([token.exists()])
     if args.process_index == 0:
         token.unlink()
