@@ -28,7 +28,8 @@ from multiattempt_trl.dialogue.episode import Question, Verdict
 from multiattempt_trl.dialogue.prompts import PAPER
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.graders.math_verify import MathVerifyGrader
-from multiattempt_trl.rollout.play import Grade, play
+from multiattempt_trl.rollout.live import Grade
+from multiattempt_trl.rollout.play import play
 from multiattempt_trl.rollout.requests import GenRequest, GenResult
 
 PAIRS = Path(__file__).parents[1] / "tests" / "grading" / "pairs.jsonl"
@@ -128,9 +129,13 @@ class Sleeping:
     """A backend in lock step that knows what to say and takes its time without a processor."""
 
     eager = False
+    capacity = None
 
     def __init__(self, answer: Callable[[], str]) -> None:
         self.answer, self.waiting = answer, list[GenRequest]()
+
+    def expect(self, longest: Sequence[int], feedback: int) -> None:
+        pass
 
     def __enter__(self) -> "Sleeping":
         return self

@@ -60,7 +60,7 @@ def general(key: str) -> str:
 
 @pytest.fixture(scope="module")
 def logged(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Every key that a PPO and a GRPO training log in one rollout and one evaluation."""
+    """Every key that a PPO and a GRPO training log in one rollout and one evaluation, the latter without barriers."""
     options: dict[str, Any] = {"max_attempts": 3, "max_steps": 4, "eval_strategy": "steps", "eval_steps": 4}
     options |= {"per_device_eval_batch_size": 4}
     found: set[str] = set()
@@ -68,7 +68,8 @@ def logged(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> set[st
         (MultiAttemptPPOConfig, MultiAttemptPPOTrainer, 1),
         (MultiAttemptGRPOConfig, MultiAttemptGRPOTrainer, 4),
     ):
-        args = config(**arguments(tmp_path_factory.mktemp("documents"), num_generations=samples, **options))
+        given = options | {"num_generations": samples, "use_transformers_continuous_batching": samples > 1}
+        args = config(**arguments(tmp_path_factory.mktemp("documents"), **given))
         with Counted() as grade:
             trainer = trainer_class(
                 str(tiny_model), args, train_set(), grade, preset=PRESET, eval_dataset=train_set(8)
@@ -212,7 +213,7 @@ def test_every_link_between_documents_leads_somewhere(document: Path) -> None:
 
 def test_every_documented_name_was_looked_at() -> None:
     names = [name for path in DOCUMENTS for name in re.findall(r"`[\w/]+\.py::\w+`", path.read_text(encoding="utf-8"))]
-    assert {path.stem for path in DOCUMENTS} == {"algorithm", "design", "gpu", "grading", "metrics", "plan"}
+    assert {path.stem for path in DOCUMENTS} == {"algorithm", "design", "gpu", "grading", "metrics", "plan", "rollout"}
     assert len(names) >= 60
 
 

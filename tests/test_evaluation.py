@@ -27,7 +27,7 @@ from multiattempt_trl.evaluation.protocols import EvalPlan
 from multiattempt_trl.evaluation.report import print_table, report, write_evaluation
 from multiattempt_trl.evaluation.run import Evaluation, evaluate, evaluate_model
 from multiattempt_trl.rollout.requests import GenRequest, GenResult
-from multiattempt_trl.rollout.transformers_backend import Sampling
+from multiattempt_trl.rollout.sampling import Sampling
 
 TURN, END = "\x02", "\x03"
 
@@ -54,12 +54,16 @@ class ScriptedBackend:
     """Answers from a table: attempt k at a problem gets its k-th line, an independent sample the next of its own."""
 
     eager = False
+    capacity = None
 
     def __init__(self, script: dict[str, list[str]], independent: dict[str, list[str]], sampling: Sampling) -> None:
         self.script, self.independent, self.sampling = script, independent, sampling
         self.prompts: list[str] = []
         self.drawn: dict[str, int] = defaultdict(int)
         self.waiting: list[GenRequest] = []
+
+    def expect(self, longest: Sequence[int], feedback: int) -> None:
+        pass
 
     def __enter__(self) -> Self:
         return self

@@ -18,7 +18,8 @@ from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.dialogue.rewards import price
 from multiattempt_trl.rollout.play import play
 from multiattempt_trl.rollout.requests import GenRequest, GenResult
-from multiattempt_trl.rollout.transformers_backend import Sampling, TransformersBackend
+from multiattempt_trl.rollout.sampling import Sampling
+from multiattempt_trl.rollout.transformers_backend import TransformersBackend
 from multiattempt_trl.training.sequences import flatten
 
 END = 0
@@ -62,6 +63,7 @@ class Scripted:
     """
 
     eager = True
+    capacity = None
 
     def __init__(
         self, scripts: list[list[str | None]], order: Callable[[list[int]], list[int]] = lambda ids: ids
@@ -72,6 +74,9 @@ class Scripted:
         self.rounds: list[list[int]] = []
         self.waiting: list[GenRequest] = []
         self.state = "closed"
+
+    def expect(self, longest: Sequence[int], feedback: int) -> None:
+        pass
 
     def __enter__(self) -> "Scripted":
         self.state = "open"
@@ -216,7 +221,7 @@ def test_the_context() -> None:
 def test_a_failed_request_ends_its_dialogue_only() -> None:
     backend = Scripted([[WRONG, None], [WRONG, RIGHT]])
     failed, solved = play([env(3), env(3)], backend, grade, RENDERER, LIMITS)
-    assert (failed.ending, failed.attempts_used) == (Ending.TRUNCATED, 2)
+    assert (failed.ending, failed.attempts_used) == (Ending.FAILED, 2)
     assert (failed.attempts[1].verdict, failed.attempts[1].finish_reason) == (Verdict.INVALID, "error")
     assert solved.ending is Ending.SOLVED
 

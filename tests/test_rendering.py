@@ -6,6 +6,7 @@ The golden files under `tests/golden/` are compared to the byte. After a change 
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,14 @@ class Script:
     """A backend that answers with given tokens, one attempt after the other."""
 
     eager = False
+    capacity = None
 
     def __init__(self, attempts: list[tuple[list[int], str]]) -> None:
         self.left = list(attempts)
         self.waiting: list[GenRequest] = []
+
+    def expect(self, longest: Sequence[int], feedback: int) -> None:
+        pass
 
     def __enter__(self) -> "Script":
         return self

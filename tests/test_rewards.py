@@ -1,5 +1,6 @@
 """Prices and credit: hand-computed, and no scheme pays more for more failures."""
 
+from dataclasses import replace
 from math import nan
 
 import pytest
@@ -49,6 +50,11 @@ def test_the_papers_rule(verdicts: list[Verdict], any_so_far: float, last: float
     for credit in ("terminal", "attempt"):
         assert price(episode(verdicts, spare), credit=credit) == [*nothing_before, any_so_far]
         assert price(episode(verdicts, spare), LAST, credit) == [*nothing_before, last]
+
+
+@pytest.mark.parametrize("credit", CREDITS)
+def test_a_failed_episode_has_no_price(credit: Credit) -> None:
+    assert price(replace(episode([W, X]), ending=Ending.FAILED), credit=credit) == []
 
 
 @pytest.mark.parametrize(

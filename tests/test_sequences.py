@@ -1,5 +1,7 @@
 """From an episode to one flat row: whose each token is, and where each reward stands."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -62,6 +64,24 @@ def test_the_row_ends_with_the_last_sampled_token() -> None:
 def test_an_attempt_that_sampled_nothing_leaves_its_feedback_masked() -> None:
     row = flatten(episode(([1], [10]), ([1, 10, 90], []), ([1, 10, 90, 91], [30])))
     assert (row.completion_ids, row.attempt_index) == ([10, 90, 91, 30], [1, 0, 0, 3])
+
+
+def test_of_a_failed_episode_nothing_is_the_policys() -> None:
+    failed = replace(episode(([1], [10, 11]), ([1, 10, 11, 90], [])), ending=Ending.FAILED)
+    row = flatten(failed)
+    assert (row.completion_ids, row.attempt_index) == ([10, 11, 90], [0, 0, 0])
+    assert row.sampled_logprobs == [None] * 3
+    # A row that lost its first request holds one token, which is nobody's.
+    row = flatten(replace(episode(([1, 2], [])), ending=Ending.FAILED))
+    assert (row.prompt_ids, row.completion_ids, row.attempt_index) == ([1, 2], [2], [0])
+
+
+def test_the_samplers_logprobs_stand_beside_their_tokens_and_nothing_beside_feedback() -> None:
+    told = episode(([1], [10, 11]), ([1, 10, 11, 90, 91], [20]))
+    first, second = told.attempts
+    attempts = (replace(first, logprobs=(-0.1, -0.2)), replace(second, logprobs=(-0.3,)))
+    assert flatten(replace(told, attempts=attempts)).sampled_logprobs == [-0.1, -0.2, None, None, -0.3]
+    assert flatten(told).sampled_logprobs == [None] * 5
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from multiattempt_trl.domains import Domain, get_domain
 from multiattempt_trl.evaluation.protocols import EvalPlan
 from multiattempt_trl.evaluation.report import print_table, write_evaluation
 from multiattempt_trl.evaluation.run import evaluate_model
+from multiattempt_trl.rollout.live import Grade
 from multiattempt_trl.rollout.loading import load_model, load_tokenizer
-from multiattempt_trl.rollout.play import Grade
-from multiattempt_trl.rollout.transformers_backend import Sampling
+from multiattempt_trl.rollout.sampling import Sampling
 
 MEET_WITHIN = timedelta(hours=12)
 """How long a process may wait for the others, which meet once in each pass over a benchmark."""

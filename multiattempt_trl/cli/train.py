@@ -15,8 +15,8 @@ from multiattempt_trl.cli.arguments import EvalArguments, Settings, TaskArgument
 from multiattempt_trl.cli.eval import Evaluator
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.domains import Domain, TrainRows, get_domain
+from multiattempt_trl.rollout.live import Grade
 from multiattempt_trl.rollout.loading import load_tokenizer
-from multiattempt_trl.rollout.play import Grade
 from multiattempt_trl.training.callbacks import JsonLines, Progress
 from multiattempt_trl.training.checkpoints import to_resume
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig

@@ -19,7 +19,7 @@ from multiattempt_trl.graders.symbolic import Outcome
 from multiattempt_trl.graders.syntax import is_formula
 from multiattempt_trl.graders.units import split_unit
 from multiattempt_trl.graders.words import phrase
-from multiattempt_trl.rollout.play import Grade
+from multiattempt_trl.rollout.live import Grade
 
 TRAIN = "train"
 MAX_DEPTH = 4

@@ -60,7 +60,7 @@ class Environment:
         if last.verdict is Verdict.CORRECT:
             return Ending.SOLVED
         if last.finish_reason == "error":
-            return Ending.TRUNCATED
+            return Ending.FAILED
         if len(attempts) == self.budget:
             return Ending.TRUNCATED if last.finish_reason == "length" else Ending.EXHAUSTED
         return None

@@ -25,6 +25,8 @@ class Ending(StrEnum):
     """The budget's end: no attempt left."""
     TRUNCATED = "truncated"
     """Our token limit's end: the last attempt was cut, or no room was left for another."""
+    FAILED = "failed"
+    """Nobody's end: a request was lost, so that the episode tells nothing of the model."""
 
 
 FINISH_REASONS = ("eos", "stop", "length", "error")

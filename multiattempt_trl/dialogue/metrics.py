@@ -10,10 +10,14 @@ def observations(episodes: Iterable[Episode]) -> dict[str, list[float]]:
     """Every training metric that follows from the dialogues alone, as the values whose mean it is.
 
     Keys are documented in `docs/metrics.md`. A rate over attempts k counts only the episodes that reached attempt k,
-    and `accuracy/within_k` only those whose budget allowed k attempts.
+    and `accuracy/within_k` only those whose budget allowed k attempts. A failed episode counts as failed, and for
+    nothing else.
     """
     values: dict[str, list[float]] = defaultdict(list)
     for episode in episodes:
+        values["episode/failed"].append(episode.ending is Ending.FAILED)
+        if episode.ending is Ending.FAILED:
+            continue
         values["attempts/used"].append(episode.attempts_used)
         values["attempts/budget"].append(episode.budget)
         values["episode/solved"].append(episode.ending is Ending.SOLVED)

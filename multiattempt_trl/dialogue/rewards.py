@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from multiattempt_trl.dialogue.episode import Attempt, Episode, Verdict
+from multiattempt_trl.dialogue.episode import Attempt, Ending, Episode, Verdict
 
 Credit = Literal["terminal", "discounted", "improvement", "attempt"]
 CREDITS: tuple[Credit, ...] = ("terminal", "discounted", "improvement", "attempt")
@@ -53,7 +53,7 @@ def value_of_stopping(attempts: Sequence[Attempt], prices: Prices) -> float:
 def price(
     episode: Episode, prices: Prices | None = None, credit: Credit = "terminal", attempt_discount: float = 1.0
 ) -> list[float]:
-    """One reward per attempt of `episode`.
+    """One reward per attempt of `episode`; none at all for a failed one, which says nothing of who played it.
 
     - `terminal` (the paper) and `attempt`: everything on the last attempt. The two differ in the baseline alone: see
       `training.advantages.group_relative`.
@@ -74,6 +74,8 @@ def price(
     """
     prices = prices or Prices()
     check_credit(credit, prices, attempt_discount)
+    if episode.ending is Ending.FAILED:
+        return []
     values = [value_of_stopping(episode.attempts[:k], prices) for k in range(1, episode.attempts_used + 1)]
     if credit == "improvement":
         return [values[0], *(now - before for before, now in pairwise(values))]

@@ -9,7 +9,7 @@ from pkgutil import iter_modules
 
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.dialogue.prompts import PromptPreset, get_preset
-from multiattempt_trl.rollout.play import Grade
+from multiattempt_trl.rollout.live import Grade
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

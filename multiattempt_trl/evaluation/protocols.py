@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from multiattempt_trl.dialogue.env import Environment, Limits
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.dialogue.prompts import PromptPreset, check_feedback
-from multiattempt_trl.rollout.transformers_backend import Sampling
+from multiattempt_trl.rollout.sampling import Sampling
 
 Protocol = Literal["nested", "paper"]
 """`nested`: one run at budget K, whose first k attempts give accuracy within k. `paper`: one run for each budget

@@ -17,9 +17,11 @@ from multiattempt_trl.dialogue.rendering import ChatTokenizer, Renderer
 from multiattempt_trl.evaluation import statistics
 from multiattempt_trl.evaluation.protocols import EvalPlan, Run, plan_runs
 from multiattempt_trl.evaluation.statistics import Block
-from multiattempt_trl.rollout.play import Dialogue, Grade, play
+from multiattempt_trl.rollout.live import Dialogue, Grade
+from multiattempt_trl.rollout.play import play
 from multiattempt_trl.rollout.requests import RolloutBackend
-from multiattempt_trl.rollout.transformers_backend import Sampling, TransformersBackend
+from multiattempt_trl.rollout.sampling import Sampling
+from multiattempt_trl.rollout.transformers_backend import TransformersBackend
 
 OpenBackend = Callable[[Sampling, int], RolloutBackend]
 """Makes the backend of one run from how it samples and its seed."""

@@ -2,18 +2,25 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from random import Random
 from typing import Any
 
 import torch
 from transformers.generation.continuous_batching import RequestState, RequestStatus
 
 from multiattempt_trl.dialogue.boxes import BoxMatcher
+from multiattempt_trl.rollout.paged_attention import NAME, Step
+from multiattempt_trl.rollout.sampling import draw, uniform
 
 
 class AttemptState(RequestState):
-    """A request that also ends with the token that closes its box. transformers' stopping criteria are not asked."""
+    """A request that also ends with the token that closes its box, and has its own random numbers.
+
+    transformers' stopping criteria are not asked, and its random numbers go by the place in the batch.
+    """
 
     closes_box: Callable[[int], bool] | None = None
+    random: Random
 
     def update_and_check_completion(self, token_id: int, logprob: float | None) -> bool:
         sampling = self.status == RequestStatus.DECODING
@@ -27,7 +34,7 @@ class AttemptState(RequestState):
         plain: Any = super().create_equivalent_initial_request()
         plain.__class__ = AttemptState  # transformers names its own class there
         again: AttemptState = plain
-        again.closes_box = self.closes_box
+        again.closes_box, again.random = self.closes_box, self.random
         return again
 
 
@@ -37,16 +44,21 @@ def closes_box(piece: Callable[[int], str]) -> Callable[[int], bool]:
     return lambda token_id: matcher.feed(piece(token_id)) is not None
 
 
-def bytes_per_token(model: Any, dtype: torch.dtype, step: int) -> int:
-    """What a token of the cache takes: keys and values in each layer and, in the layer at work, their copies and, but
-    for flash attention, a column of the mask over the `step` tokens that are read at once."""
-    config = model.config.get_text_config()
-    heads, kv_heads = config.num_attention_heads, getattr(config, "num_key_value_heads", config.num_attention_heads)
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    flash = "flash" in config._attn_implementation
-    copies = 2 * kv_heads if flash else 2 * heads + kv_heads
-    numbers = (2 * config.num_hidden_layers * kv_heads + copies) * head_dim + (0 if flash else step)
-    return int(numbers * dtype.itemsize)
+def own_sampler(inputs: Any, *, greedy: bool) -> Callable[[torch.Tensor, torch.Tensor], None]:
+    """In place of transformers' `ModelRunner._sample`: each request's next token from its own random numbers.
+
+    Writes tokens and log-probabilities into the rows of its output (2, n), the latter as the bits of float32.
+    """
+
+    def sample(scores: torch.Tensor, output_ids: torch.Tensor) -> None:
+        scores = scores[0].float()  # (n, V): the requests that get a token come first
+        states = [future.state for future in inputs.requests_in_batch if future.has_new_token]
+        logprobs = scores[: len(states)].log_softmax(-1)
+        tokens = logprobs.argmax(-1) if greedy else draw(logprobs, [uniform(state.random) for state in states])
+        output_ids[0, : len(states)].copy_(tokens)
+        output_ids[1, : len(states)].copy_(logprobs.gather(1, tokens[:, None]).squeeze(1).view(torch.int32))
+
+    return sample
 
 
 @contextmanager
@@ -63,18 +75,52 @@ def as_found(model: Any) -> Iterator[None]:
             model.set_attn_implementation(attention)
 
 
-class Autocast:
-    """A model that computes in another type than its weights have, and a cache of that type."""
+def attends_by_row(model: Any) -> bool:
+    """Whether our attention can stand in: for scaled dot products over all of a dialogue, and no more than that."""
+    config = model.config.get_text_config()
+    everywhere = all(kind == "full_attention" for kind in getattr(config, "layer_types", None) or ())
+    window = None if getattr(config, "layer_types", None) else getattr(config, "sliding_window", None)
+    return config._attn_implementation == "sdpa" and everywhere and window is None
 
-    def __init__(self, model: Any, dtype: torch.dtype) -> None:
-        self.model, self.dtype = model, dtype
+
+class SteppedModel:
+    """A model as continuous batching calls it: it may compute in another type than its weights have, and with our
+    attention it is told which pages each row reads."""
+
+    def __init__(self, model: Any, autocast: torch.dtype | None) -> None:
+        self.model, self.autocast = model, autocast
+        self.dtype = autocast or model.dtype  # the cache's too
+        self.step: Callable[[], Step] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
     def __call__(self, **inputs: Any) -> Any:
-        with torch.autocast(self.model.device.type, self.dtype):
-            return self.model(**inputs)
+        told = {} if self.step is None else {"step": self.step()}
+        with torch.autocast(self.model.device.type, self.autocast, enabled=self.autocast is not None):
+            return self.model(**inputs, **told)
+
+
+def attend_by_row(model: SteppedModel, processor: Any) -> None:
+    """Has the model attend by `paged_attention`. No indices of single tokens are made any more, but block tables
+    are read as they stand."""
+    (allocator,) = processor.cache.cache_allocators.values()
+    stride = allocator.block_physical_stride // allocator.tokens_per_page
+    processor.cache.extend_read_and_write_indices = lambda *_: None
+    inputs, device = processor.inputs_and_outputs, model.device
+
+    def step() -> Step:
+        futures = inputs.requests_in_batch
+        return Step.of(
+            [allocator.block_table[future.state.request_id] for future in futures],
+            [future.query_length for future in futures],
+            [future.state.position_offset for future in futures],
+            page=allocator.tokens_per_page,
+            stride=stride,
+            device=device,
+        )
+
+    model.step = step
 
 
 def cast_into(cache: Any, dtype: torch.dtype) -> None:
@@ -85,3 +131,8 @@ def cast_into(cache: Any, dtype: torch.dtype) -> None:
         return update(key_states=key_states.to(dtype), value_states=value_states.to(dtype), **rest)
 
     cache.update = casting  # attention asks for the class, so that a cache of ours around it would be passed over
+
+
+def use_own_attention(model: Any) -> None:
+    """For this model alone, until `as_found` puts back what was there."""
+    model.set_attn_implementation(NAME)

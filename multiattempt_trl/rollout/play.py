@@ -1,101 +1,48 @@
 """The scheduler: plays dialogues to their end over any backend. Training and evaluation both play through it."""
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
 
 from multiattempt_trl.dialogue.env import Environment, Limits
-from multiattempt_trl.dialogue.episode import Attempt, Ending, Episode, Question, Verdict
+from multiattempt_trl.dialogue.episode import Ending, Episode, Verdict
 from multiattempt_trl.dialogue.rendering import Renderer
-from multiattempt_trl.rollout.requests import GenRequest, GenResult, RolloutBackend
-
-
-class Grade(Protocol):
-    """Judges one attempt's own text. Never raises on what a model wrote."""
-
-    def __call__(self, question: Question, response: str) -> Verdict: ...
-
-
-@runtime_checkable
-class BackgroundGrade(Grade, Protocol):
-    """A grader with workers of its own, which judges while the model goes on generating."""
-
-    def submit(self, question: Question, response: str) -> Future[Verdict]: ...
-
-
-@runtime_checkable
-class CountingGrade(Grade, Protocol):
-    """A grader that counts what it does."""
-
-    def metrics(self) -> dict[str, float]:
-        """What is worth a line in the log, since the last call."""
-        ...
-
+from multiattempt_trl.rollout.live import Dialogue, Grade
+from multiattempt_trl.rollout.requests import RolloutBackend
 
 GRADING_POLL_SECONDS = 0.01
 """How long an eager backend may keep the scheduler from looking whether a verdict has come."""
 
 
-def judge(grade: Grade, question: Question, response: str) -> Future[Verdict]:
-    """The verdict, at once from a plain function or later from workers."""
-    if isinstance(grade, BackgroundGrade):
-        return grade.submit(question, response)
-    verdict: Future[Verdict] = Future()
-    verdict.set_result(grade(question, response))
-    return verdict
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a rollout is."""
+
+    dialogues: int
+    done: int
+    solved: int
+    running: int
+    """Attempts that are being generated."""
+    tokens: int
+    """Sampled in the attempts that have ended."""
 
 
-class Dialogue:
-    """One dialogue on its way: the environment, the attempts so far, and what the model reads next."""
+class Admission:
+    """Who is generated next, where a backend takes no more than `slots` attempts together."""
 
-    def __init__(self, env: Environment, renderer: Renderer, limits: Limits) -> None:
-        self.env, self.renderer, self.limits = env, renderer, limits
-        self.attempts: list[Attempt] = []
-        self.prompt_ids = renderer.prompt_ids(env.first_messages())
-        self.ending: Ending | None = None
-        if env.budget > 1:  # a template with no place for our feedback should say so now, not after the first failure
-            renderer.feedback_ids(env.feedback_message(1), ())
-        if self.room < 1:
-            raise ValueError(
-                f"question {env.question.id!r} leaves no room for an answer: its prompt takes {len(self.prompt_ids)} "
-                f"of {limits.context} tokens; raise the model's context or drop the question"
-            )
+    def __init__(self, dialogues: Sequence[Dialogue], capacity: int | None) -> None:
+        self.fresh = deque(sorted(range(len(dialogues)), key=lambda index: -dialogues[index].env.budget))
+        self.again: deque[int] = deque()
+        self.slots = len(dialogues) if capacity is None else capacity
 
-    @property
-    def room(self) -> int:
-        return self.limits.room(len(self.prompt_ids), sum(attempt.tokens for attempt in self.attempts))
-
-    def hand_in(self, result: GenResult, grade: Grade) -> Future[Verdict]:
-        """Has what was generated judged; `advance` takes it from there."""
-        self._result, self._response = result, self.renderer.response_text(result.token_ids)
-        if result.finish_reason != "error":
-            return judge(grade, self.env.question, self._response)
-        failed: Future[Verdict] = Future()
-        failed.set_result(Verdict.INVALID)
-        return failed
-
-    def advance(self, verdict: Verdict) -> None:
-        """Records the attempt that was judged, then either ends the dialogue or appends the feedback to it."""
-        result = self._result
-        attempt = Attempt(
-            prompt_ids=self.prompt_ids,
-            response_ids=result.token_ids,
-            response=self._response,
-            verdict=Verdict(verdict),
-            finish_reason=result.finish_reason,
-            logprobs=result.logprobs,
-        )
-        self.attempts.append(attempt)
-        self.ending = self.env.ending(self.attempts)
-        if self.ending is None:
-            message = self.env.feedback_message(len(self.attempts))
-            self.prompt_ids += attempt.response_ids + self.renderer.feedback_ids(message, attempt.response_ids)
-            if self.room < 1:
-                self.ending = Ending.TRUNCATED
-
-    def episode(self) -> Episode:
-        assert self.ending is not None, "the dialogue is not over"
-        return self.env.episode(self.attempts, self.ending)
+    def next(self, generating: int, judging: int) -> Iterable[int]:
+        """Those that find a place: dialogues that have begun first, then new ones, the largest budget first."""
+        for _ in range(self.slots - generating):
+            if self.again:
+                yield self.again.popleft()
+            elif self.fresh and judging < self.slots:
+                yield self.fresh.popleft()
 
 
 def play(
@@ -106,51 +53,63 @@ def play(
     limits: Limits,
     *,
     stop_at_box: bool = False,
+    seed: int = 0,
     on_episode: Callable[[Episode], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> list[Episode]:
     """Plays every dialogue to its end and returns the episodes in the order of `envs`.
 
     Attempts are judged while others are generated. To an eager backend the next attempt is submitted as soon as the
     last one is judged; for one in lock step all wait until the round is over, so that who is generated together with
-    whom, and with that what is sampled, does not depend on how long a grader takes. Dialogues with the largest budget
-    are admitted first, since they take the most rounds.
+    whom, and with that what is sampled, does not depend on how long a grader takes.
+
+    Dialogues with the largest budget are begun first, since they take the most rounds. At most `backend.capacity`
+    attempts are generated together, and those of dialogues that have begun go before new ones. While as many answers
+    wait for their verdict, none is begun: a slow grader holds generation up rather than being buried.
+
+    A request that fails ends its dialogue as `Ending.FAILED`.
 
     Args:
+        seed: of all attempts' own random numbers.
         on_episode: called with each episode as it ends, in the order of their ends (a progress bar, a file).
+        on_progress: called whenever the backend was asked.
 
-    Raises `ValueError` before any generation where a prompt leaves no room for an answer, or where the chat template
-    has no place for the feedback.
+    Raises `ValueError` before any generation where a prompt leaves no room for an answer, where the chat template
+    has no place for the feedback, or where the backend cannot hold a dialogue; `RuntimeError` where all requests
+    failed.
     """
     dialogues = [Dialogue(env, renderer, limits) for env in envs]
-    order = sorted(range(len(dialogues)), key=lambda index: -dialogues[index].env.budget)
-
-    def request(index: int) -> GenRequest:
-        dialogue = dialogues[index]
-        return GenRequest(
-            request_id=index, prompt_ids=dialogue.prompt_ids, max_new_tokens=dialogue.room, stop_at_box=stop_at_box
-        )
-
+    between = [tokens for one in dialogues for tokens in one.feedback]
+    backend.expect([one.longest for one in dialogues], min(between, default=0))
+    admission = Admission(dialogues, backend.capacity)
+    judging: dict[int, Future[Verdict]] = {}
+    generating = done = solved = tokens = 0
     with backend:
-        running = generating = len(order)
-        judging: dict[int, Future[Verdict]] = {}
-        backend.submit([request(index) for index in order])
-        while running:
+        while done < len(dialogues):
+            if begun := list(admission.next(generating, len(judging))):
+                backend.submit([dialogues[one].request(one, stop_at_box=stop_at_box, seed=seed) for one in begun])
+                generating += len(begun)
             if generating:
                 results = backend.poll(GRADING_POLL_SECONDS if judging else None)
                 generating -= len(results)
+                tokens += sum(len(one.token_ids) for one in results)
                 judging |= {one.request_id: dialogues[one.request_id].hand_in(one, grade) for one in results}
-            again = []
+            else:
+                wait(judging.values(), return_when=FIRST_COMPLETED)
             for index in judged(judging, generating, eager=backend.eager):
-                dialogues[index].advance(judging.pop(index).result())
-                if dialogues[index].ending is None:
-                    again.append(index)
+                dialogue = dialogues[index]
+                dialogue.advance(judging.pop(index).result())
+                if dialogue.ending is None:
+                    admission.again.append(index)
                     continue
-                running -= 1
+                done, solved = done + 1, solved + (dialogue.ending is Ending.SOLVED)
                 if on_episode is not None:
-                    on_episode(dialogues[index].episode())
-            if again:
-                generating += len(again)
-                backend.submit([request(index) for index in again])
+                    on_episode(dialogue.episode())
+            if on_progress is not None:
+                on_progress(
+                    Progress(dialogues=len(dialogues), done=done, solved=solved, running=generating, tokens=tokens)
+                )
+    check_not_all_failed(dialogues)
     return [dialogue.episode() for dialogue in dialogues]
 
 
@@ -158,6 +117,11 @@ def judged(judging: dict[int, Future[Verdict]], generating: int, *, eager: bool)
     """The dialogues that can go on, in the order in which their attempts were generated."""
     if not eager:
         return [] if generating else list(judging)
-    if not generating:
-        wait(judging.values(), return_when=FIRST_COMPLETED)
     return [index for index, verdict in judging.items() if verdict.done()]
+
+
+def check_not_all_failed(dialogues: Sequence[Dialogue]) -> None:
+    """Raises `RuntimeError` where no dialogue says anything of the model."""
+    failures = [one.failure for one in dialogues if one.ending is Ending.FAILED]
+    if failures and len(failures) == len(dialogues):
+        raise RuntimeError(f"all {len(failures)} dialogues of this rollout failed; the first one: {failures[0]}")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,35 +12,7 @@ from multiattempt_trl.dialogue.boxes import BoxMatcher
 from multiattempt_trl.dialogue.rendering import ChatTokenizer
 from multiattempt_trl.rollout.ends import Pieces, end_of
 from multiattempt_trl.rollout.requests import GenRequest, GenResult
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sampling:
-    """How tokens are drawn. Temperature 0 is greedy."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float | None = None
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be at least 0 (0 is greedy), got {self.temperature}")
-
-    def generation_kwargs(self) -> dict[str, Any]:
-        """The same as arguments of a transformers `GenerationConfig`."""
-        if self.temperature == 0:
-            # Neutral values, since a model's own generation_config may carry others.
-            return {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
-        return {
-            "do_sample": True,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-            "min_p": self.min_p,
-            "repetition_penalty": self.repetition_penalty,
-        }
+from multiattempt_trl.rollout.sampling import Sampling
 
 
 class TransformersBackend:
@@ -59,6 +30,7 @@ class TransformersBackend:
     """
 
     eager = False
+    capacity = None
 
     def __init__(
         self,
@@ -82,6 +54,9 @@ class TransformersBackend:
     def for_model(cls, model: PreTrainedModel, tokenizer: ChatTokenizer, **kwargs: Any) -> Self:
         """A backend over a model that is always ready, as in evaluation."""
         return cls(lambda: nullcontext(model), tokenizer, **kwargs)
+
+    def expect(self, longest: Sequence[int], feedback: int) -> None:
+        """Whatever comes, `generate` makes room for it."""
 
     def __enter__(self) -> Self:
         self._waiting = []

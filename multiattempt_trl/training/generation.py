@@ -1,6 +1,6 @@
 """The rollout backend over the model that is being trained, with the sampling that its configuration asks for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -8,9 +8,15 @@ import torch
 from transformers import PreTrainedModel
 from trl.models import unwrap_model_for_generation
 
+from multiattempt_trl.dialogue.env import Environment
+from multiattempt_trl.dialogue.episode import Episode
+from multiattempt_trl.dialogue.seeds import stable_seed
 from multiattempt_trl.rollout.continuous_backend import ContinuousBackend, check_sampling
+from multiattempt_trl.rollout.play import play
 from multiattempt_trl.rollout.requests import RolloutBackend
-from multiattempt_trl.rollout.transformers_backend import Sampling, TransformersBackend
+from multiattempt_trl.rollout.sampling import Sampling
+from multiattempt_trl.rollout.transformers_backend import TransformersBackend
+from multiattempt_trl.training.progress import rollout_bar
 
 if TYPE_CHECKING:
     from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
@@ -21,12 +27,30 @@ COMPUTE_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """What accelerate's mixed precision computes in."""
 
 
-def training_backend(trainer: "MultiAttemptGRPOTrainer") -> RolloutBackend:
-    """Generation with the current policy for one rollout: in lock step, or where asked for by continuous batching.
+def generate_episodes(trainer: "MultiAttemptGRPOTrainer", envs: Sequence[Environment]) -> list[Episode]:
+    """Plays one rollout with the current policy; each process its own dialogues, for as many rounds as they take.
 
-    Every process generates for its own dialogues, for as many rounds as they take.
+    Random numbers of attempts are drawn from the run's seed, the step, the process and the dialogue, so that a resumed
+    run needs no state for them.
     """
-    stop_ids = trainer.renderer.stop_ids
+    seed = stable_seed(trainer.args.seed, trainer.state.global_step, trainer.accelerator.process_index)
+    shown = trainer.accelerator.is_main_process and not trainer.args.disable_tqdm
+    with rollout_bar(len(envs), shown=shown) as on_progress:
+        return play(
+            envs,
+            training_backend(trainer),
+            trainer.grade,
+            trainer.renderer,
+            trainer.limits,
+            stop_at_box=trainer.args.stop_at_box,
+            seed=seed,
+            on_progress=on_progress,
+        )
+
+
+def training_backend(trainer: "MultiAttemptGRPOTrainer") -> RolloutBackend:
+    """What generates: in lock step, or where asked for by continuous batching."""
+    stop_ids, args = trainer.renderer.stop_ids, trainer.args
     sampling = Sampling(
         temperature=trainer.temperature,
         top_p=trainer.top_p,
@@ -34,15 +58,14 @@ def training_backend(trainer: "MultiAttemptGRPOTrainer") -> RolloutBackend:
         min_p=trainer.min_p,
         repetition_penalty=trainer.repetition_penalty,
     )
-    if trainer.args.use_transformers_continuous_batching:
+    if args.use_transformers_continuous_batching:
         return ContinuousBackend(
             lambda: policy_to_generate(trainer),
             trainer._tokenizer,
             stop_ids=stop_ids,
             sampling=sampling,
-            dialogues=trainer.args.rollout_batch_size or len(trainer._rows),
-            context=trainer.limits.context,
-            memory_gib=trainer.args.rollout_memory_gib,
+            dialogues=args.rollout_batch_size or len(trainer._rows),
+            memory_gib=args.rollout_memory_gib,
             autocast=COMPUTE_TYPES.get(trainer.accelerator.mixed_precision),
         )
     return TransformersBackend(
@@ -51,15 +74,35 @@ def training_backend(trainer: "MultiAttemptGRPOTrainer") -> RolloutBackend:
         pad_token_id=trainer._tokenizer.pad_token_id,
         stop_ids=stop_ids,
         sampling=sampling,
-        batch_size=trainer.args.rollout_batch_size,
+        batch_size=args.rollout_batch_size,
         anyone=None if holds_whole_policy(trainer) else lambda busy: _anyone(trainer, busy),
     )
 
 
+def tells_logprobs(args: "MultiAttemptGRPOConfig") -> bool:
+    """Whether the sampler's log-probabilities are the policy's own, to be held against it.
+
+    Lock step tells none, and what top-p, top-k or min-p leave out is left out of the others' sum.
+    """
+    told = args.use_transformers_continuous_batching or args.use_vllm
+    return bool(told and args.top_p == 1.0 and not args.top_k and not args.min_p and args.repetition_penalty == 1.0)
+
+
+def compute_type(trainer: "MultiAttemptGRPOTrainer") -> torch.dtype:
+    """What the policy's passes compute in."""
+    model_type: torch.dtype = trainer.model.dtype
+    return COMPUTE_TYPES.get(trainer.accelerator.mixed_precision, model_type)
+
+
 def check_generation(args: "MultiAttemptGRPOConfig") -> None:
-    """Raises `ValueError` for a way to generate that is not there."""
+    """Raises `ValueError` for a way to generate that is not there, and for options that nobody would read."""
     if args.use_vllm:
         raise ValueError("use_vllm is not supported yet: attempts are generated by transformers")
+    if args.generation_kwargs:
+        raise ValueError(
+            f"generation_kwargs={args.generation_kwargs} is not read: say temperature, top_p, top_k, min_p or "
+            "repetition_penalty by their own names"
+        )
     if not args.use_transformers_continuous_batching:
         return
     check_sampling(args.repetition_penalty)

@@ -1,6 +1,7 @@
 """GRPO over whole dialogues: stock `GRPOTrainer` whose completions are multi-attempt episodes."""
 
 from pathlib import Path
+from time import monotonic
 from typing import Any, ClassVar
 
 import torch
@@ -12,12 +13,11 @@ from trl import GRPOTrainer
 from multiattempt_trl.dialogue.budgets import draw_budget
 from multiattempt_trl.dialogue.env import Environment, Limits
 from multiattempt_trl.dialogue.episode import Episode, Question
-from multiattempt_trl.dialogue.metrics import observations
 from multiattempt_trl.dialogue.prompts import PromptPreset, get_preset
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.dialogue.rewards import price
+from multiattempt_trl.rollout.live import Grade
 from multiattempt_trl.rollout.loading import load_tokenizer
-from multiattempt_trl.rollout.play import CountingGrade, Grade, play
 from multiattempt_trl.training.adapters import check_adapter, mend_quantised
 from multiattempt_trl.training.advantages import group_relative, returns_to_go
 from multiattempt_trl.training.callbacks import EpisodeCounter, EpochOrder, WholeRollouts
@@ -30,9 +30,11 @@ from multiattempt_trl.training.dataset import (
     prepare_dataset,
     to_question,
 )
-from multiattempt_trl.training.generation import training_backend
+from multiattempt_trl.training.drift import DriftCheck, teacher_forced
+from multiattempt_trl.training.generation import compute_type, generate_episodes, tells_logprobs
 from multiattempt_trl.training.launch import check_launch
 from multiattempt_trl.training.model_card import PAPER, describe_training
+from multiattempt_trl.training.progress import observed
 from multiattempt_trl.training.scoring import ScoringByLength
 from multiattempt_trl.training.sequences import TokenSequence, collate, flatten, spread
 
@@ -132,6 +134,7 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, GRPOTrainer):
             episode=args.episode_tokens,
             context=self.model.config.get_text_config().max_position_embeddings,
         )
+        self._drift = DriftCheck(compute_type(self), self.accelerator.reduce)
         for _, largest in prepared:
             check_room(largest, self.limits, args.max_attempts)
 
@@ -145,9 +148,9 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, GRPOTrainer):
         """Plays one dialogue per row and hands TRL its tokens; `env_mask` is 1 on policy tokens."""
         questions = [to_question(row) for row in self._rows]
         envs = [self._environment(self.args, one, self._budget(one), n) for n, one in enumerate(questions)]
-        episodes = play(
-            envs, training_backend(self), self.grade, self.renderer, self.limits, stop_at_box=self.args.stop_at_box
-        )
+        began = monotonic()
+        episodes = generate_episodes(self, envs)
+        self._rollout_seconds = monotonic() - began
         self._sequences = [flatten(episode) for episode in episodes]
         prices, credit, discount = self.args.prices, self.args.credit, self.args.attempt_discount
         self._prices = [price(one, prices, credit, discount) for one in episodes]  # type: ignore[arg-type]  # checked
@@ -156,7 +159,8 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, GRPOTrainer):
         return {
             "prompt_ids": [sequence.prompt_ids for sequence in self._sequences],
             "completion_ids": [sequence.completion_ids for sequence in self._sequences],
-            "logprobs": None,  # TRL then computes the old log-probabilities itself, on these very ids
+            # Where they are None, TRL computes the old log-probabilities itself, on these very ids.
+            "logprobs": [one.sampled_logprobs for one in self._sequences] if self.use_vllm else None,
             "env_mask": [sequence.policy_mask for sequence in self._sequences],
             "episode": episodes,
         }
@@ -186,19 +190,16 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, GRPOTrainer):
 
     # ---- reward and advantages ----------------------------------------------------------------------------------
 
-    def episode_reward(self, episode: list[Episode], log_metric: Any, log_extra: Any, **_: Any) -> list[float]:
-        """The sum of an episode's prices; logs what the dialogues show. TRL averages each key over the processes."""
-        for key, values in observations(episode).items():
-            for value in values:
-                log_metric(key, float(value))
-        for prices in self._prices:
-            for k, value in enumerate(prices, start=1):
-                log_metric(f"reward/attempt_{k}", value)
-        for key, share in (self.grade.metrics() if isinstance(self.grade, CountingGrade) else {}).items():
-            log_metric(key, share)
+    def episode_reward(self, episode: list[Episode], log_metric: Any, log_extra: Any, **_: Any) -> list[float | None]:
+        """The sum of an episode's prices, None for a failed one, which TRL leaves out of its group's baseline.
+
+        Logs what the dialogues show. TRL averages each key over the processes.
+        """
+        for key, value in observed(episode, self._prices, self._rollout_seconds, self.grade):
+            log_metric(key, value)
         log_extra("budget", [one.budget for one in episode])
         log_extra("verdicts", [" ".join(attempt.verdict for attempt in one.attempts) for one in episode])
-        return [sum(prices) for prices in self._prices]
+        return [sum(prices) if prices else None for prices in self._prices]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._rows = inputs
@@ -206,6 +207,10 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, GRPOTrainer):
         if self.model.training:
             self._metrics["train"]["sampled_tokens_total"] = [self._episode_counter.sampled_tokens]
             self._metrics["train"]["episodes_total"] = [self._episode_counter.episodes]
+        if self._drift.left and tells_logprobs(self.args):
+            mode = "train" if self.model.training else "eval"
+            for key, value in self._drift(self._sequences, teacher_forced(self, batch)).items():
+                self._metrics[mode][key].append(value)
         return batch | self._advantages(batch)
 
     def _advantages(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ from peft import PeftConfig
 from transformers import PreTrainedModel
 from trl.trainer.utils import disable_dropout_in_model, get_config_model_id
 
-from multiattempt_trl.rollout.play import Grade
+from multiattempt_trl.rollout.live import Grade
 from multiattempt_trl.training.adapters import CriticIsNotThePolicys
 from multiattempt_trl.training.advantages import explained_variance, gae, moments, whiten
 from multiattempt_trl.training.configs import MultiAttemptPPOConfig

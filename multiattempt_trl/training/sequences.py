@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from multiattempt_trl.dialogue.episode import Episode
+from multiattempt_trl.dialogue.episode import Ending, Episode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +21,8 @@ class TokenSequence:
     completion_ids: list[int]
     attempt_index: list[int]
     """For each completion token the attempt (from 1) that sampled it, 0 for feedback."""
+    sampled_logprobs: list[float | None]
+    """For each completion token the log-probability it was sampled with; None for feedback, and where nobody told."""
 
     @property
     def policy_mask(self) -> list[int]:
@@ -29,14 +31,15 @@ class TokenSequence:
 
 
 def flatten(episode: Episode) -> TokenSequence:
-    """The episode as one row.
+    """The episode as one row. Of a failed episode no token is the policy's: it is read by nobody.
 
     Raises `ValueError` where an attempt's prompt does not begin with everything before it: the trained ids would not
     be the sampled ids.
     """
     first = episode.attempts[0]
     prompt = list(first.prompt_ids)
-    ids, index = list(prompt), []
+    ids, index = list(prompt), list[int]()
+    logprobs: list[float | None] = []
     for k, attempt in enumerate(episode.attempts, start=1):
         if attempt.prompt_ids[: len(ids)] != tuple(ids):
             raise ValueError(
@@ -45,8 +48,13 @@ def flatten(episode: Episode) -> TokenSequence:
             )
         feedback = attempt.prompt_ids[len(ids) :]
         ids += [*feedback, *attempt.response_ids]
-        index += [0] * len(feedback) + [k] * len(attempt.response_ids)
-    return TokenSequence(prompt_ids=prompt, completion_ids=ids[len(prompt) :], attempt_index=index)
+        index += [0] * len(feedback) + [k] * attempt.tokens
+        logprobs += [None] * len(feedback) + list(attempt.logprobs or [None] * attempt.tokens)
+    completion = ids[len(prompt) :]
+    if episode.ending is Ending.FAILED:
+        completion = completion or prompt[-1:]  # TRL takes no empty row
+        index, logprobs = [0] * len(completion), [None] * len(completion)
+    return TokenSequence(prompt_ids=prompt, completion_ids=completion, attempt_index=index, sampled_logprobs=logprobs)
 
 
 def collate(rows: Sequence[Sequence[float]], width: int, dtype: torch.dtype) -> torch.Tensor:

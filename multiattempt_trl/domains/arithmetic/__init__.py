@@ -9,7 +9,7 @@ from multiattempt_trl.dialogue.prompts import PAPER, PromptPreset
 from multiattempt_trl.domains import Domain, TrainRows
 from multiattempt_trl.domains.arithmetic.grading import grade_exactly
 from multiattempt_trl.domains.arithmetic.questions import Split, questions
-from multiattempt_trl.rollout.play import Grade
+from multiattempt_trl.rollout.live import Grade
 
 PRESET = PromptPreset(
     name="arithmetic",

@@ -1,0 +1,74 @@
+"""Does the sampler sample from the policy? Its log-probabilities against those that are trained on."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from multiattempt_trl.training.sequences import TokenSequence, collate
+
+logger = logging.getLogger(__name__)
+
+ROLLOUTS = 2
+"""Of a run that are checked: the first, and one after an update, when keys and values of old weights would show."""
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
+"""Mean distance that rounding explains, by the type that is computed in. A cache of old weights is off by 1."""
+
+
+class DriftCheck:
+    """Warns with numbers where the first rollouts of a run were not sampled from the policy that is trained on them.
+
+    Args:
+        dtype: what the passes compute in.
+        reduce: (tensor, "sum") -> the sum over all processes.
+    """
+
+    def __init__(self, dtype: torch.dtype, reduce: Callable[[torch.Tensor, str], torch.Tensor]) -> None:
+        self.left, self.tolerance, self.reduce = ROLLOUTS, TOLERANCE[dtype], reduce
+
+    def __call__(self, sequences: Sequence[TokenSequence], logps: torch.Tensor) -> dict[str, float]:
+        """The mean and the largest distance over the policy tokens of a rollout.
+
+        Args:
+            logps: (B, T), of the very tokens, by the policy as it is trained.
+        """
+        self.left -= 1
+        told = [[float("nan") if one is None else one for one in row.sampled_logprobs] for row in sequences]
+        sampled = collate(told, logps.size(1), torch.float32).to(logps.device)
+        asked = collate([row.policy_mask for row in sequences], logps.size(1), torch.bool).to(logps.device)
+        distance = (sampled - logps.float()).abs()[asked & ~sampled.isnan()]
+        found = torch.stack([distance.sum(), torch.tensor(float(distance.numel()), device=logps.device)])
+        total, tokens = self.reduce(found, "sum").tolist()
+        # No process needs to have a token, and the largest distance of all has no sum.
+        mean, largest = total / max(tokens, 1), max(distance.tolist(), default=0.0)
+        if mean > self.tolerance:
+            logger.warning(
+                "what was sampled is not what is trained on: over %d tokens the sampler's log-probabilities are %.3g "
+                "away from the policy's on average, up to %.3g here; rounding explains %g. Gradients will be biased. "
+                "Generate in lock step, or see that the engine has the policy's weights and type, and tells "
+                "log-probabilities after temperature (vLLM: --logprobs-mode processed_logprobs)",
+                tokens,
+                mean,
+                largest,
+                self.tolerance,
+            )
+        return {"sampling/drift_mean": mean, "sampling/drift_max": largest}
+
+
+def teacher_forced(trainer: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """(B, T): log-probabilities of a rollout's completions by the policy, as TRL computes the old ones."""
+    if "old_per_token_logps" in batch:
+        return batch["old_per_token_logps"]
+    input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    with torch.no_grad():
+        logps, _, _ = trainer._get_per_token_logps_and_entropies(
+            trainer.model,
+            input_ids,
+            attention_mask,
+            batch["completion_ids"].size(1),
+            batch_size=trainer.args.per_device_train_batch_size,
+        )
+    policy_logps: torch.Tensor = logps
+    return policy_logps
