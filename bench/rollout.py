@@ -7,11 +7,11 @@ Each dialogue has 1 to 5 attempts. How long each attempt is (log-normal, with a 
 question is drawn beforehand, and both backends are held to it, so that they sample the same number of tokens in the
 same dialogues; a greedy run also says the same.
 
-Counted on the model itself: forward passes (a decode step gives each running attempt a token), and the tokens that they
-read. `ideal` is the longest dialogue's tokens, or all tokens over the slots, whichever is more: no rollout takes fewer
-steps. `unique` are the tokens that have to be read besides those sampled: each prompt, each feedback, and the last token
-of each attempt that was followed by another. Last, the rollout without barriers is graded by workers that take 20 ms
-for each answer. The last line is all of it as JSON; ratios are medians over the draws.
+Counted on the model itself: forward passes (a decode step gives each running attempt a token), and the tokens that
+they read. `ideal` is the longest dialogue's tokens, or all tokens over the slots, whichever is more: no rollout takes
+fewer steps. `unique` are the tokens that have to be read besides those sampled: each prompt, each feedback, and the
+last token of each attempt that was followed by another. Last, the rollout without barriers is graded by workers that
+take 20 ms for each answer. The last line is all of it as JSON; ratios are medians over the draws.
 """
 
 import argparse
