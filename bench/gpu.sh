@@ -14,13 +14,15 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-#  name, recipe, card in GB that it is meant for
+#  name, recipe, card in GB that it is meant for, options
 RUNS=(
-    "ppo-full    ppo/multi_attempt  80"
-    "ppo-lora    ppo/lora           24"
-    "grpo-lora   grpo/lora          24"
-    "ppo-qlora   ppo/qlora          16"
-    "grpo-qlora  grpo/qlora         16"
+    "ppo-full             ppo/multi_attempt  80"
+    "ppo-full-continuous  ppo/multi_attempt  80  --use_transformers_continuous_batching true"
+    "ppo-lora             ppo/lora           24"
+    "ppo-lora-continuous  ppo/lora           24  --use_transformers_continuous_batching true"
+    "grpo-lora            grpo/lora          24"
+    "ppo-qlora            ppo/qlora          16"
+    "grpo-qlora           grpo/qlora         16"
 )
 SECONDS_EACH=${SECONDS_EACH:-240}
 MINUTES=${MINUTES:-20}
@@ -51,7 +53,7 @@ mkdir -p "$OUT"
 failed=0
 for lengths in ${LENGTHS:-caps mean}; do
     for run in "${RUNS[@]}"; do
-        read -r name recipe card <<<"$run"
+        read -r name recipe card options <<<"$run"
         ((${#names[@]} == 0)) || [[ " ${names[*]} " == *" $name "* ]] || continue
         for card in ${CARDS:-$card}; do
             result=$OUT/$name-$lengths-${card}gb.json
@@ -59,7 +61,7 @@ for lengths in ${LENGTHS:-caps mean}; do
             ((SECONDS < MINUTES * 60)) || { echo "not begun after $MINUTES minutes: $name $lengths" >&2 && continue; }
             timeout --kill-after=10 "$SECONDS_EACH" "$PYTHON" bench/gpu.py "$result" "${size[@]}" \
                 --name "$name" --recipe "recipes/qwen2.5-math-1.5b/$recipe.yaml" --card "$card" --lengths "$lengths" \
-                --model "$work/model" || failed=1
+                --model "$work/model" $options || failed=1
         done
     done
 done

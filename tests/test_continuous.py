@@ -4,6 +4,7 @@ import gc
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 from random import Random
 from time import sleep
@@ -118,11 +119,11 @@ def worst_logprob(model: Any, results: list[tuple[tuple[int, ...], tuple[int, ..
     """How far the log-probabilities are from those of a forward pass over the very ids."""
     worst = 0.0
     for prompt, said, logprobs in results:
-        ids = torch.tensor([prompt + said])
+        ids = torch.tensor([prompt + said], device=model.device)
         with torch.no_grad():
             scores = (model(input_ids=ids, logits_to_keep=len(said) + 1).logits[0, :-1] / heat).log_softmax(-1)
         want = scores.gather(-1, ids[0, len(prompt) :, None])[:, 0]
-        worst = max(worst, float((want - torch.tensor(logprobs)).abs().max()))
+        worst = max(worst, float((want.float().cpu() - torch.tensor(logprobs)).abs().max()))
     return worst
 
 
@@ -465,6 +466,35 @@ def test_what_cannot_be_is_refused(model: Qwen2ForCausalLM) -> None:
     with pytest.raises(ValueError, match=r"one dialogue of 256 tokens does not fit into 0\.0001 GiB"):
         backend.__enter__()
     assert model.training
+
+
+# --- on a GPU --------------------------------------------------------------------------------------------------------
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
+
+
+@needs_cuda
+def test_on_a_gpu_it_says_the_same(talker: Qwen2ForCausalLM) -> None:
+    model = deepcopy(talker).cuda()
+    ours = dialogues(continuous(model))
+    assert facts(ours) == facts(dialogues(lock_step(model))) == facts(dialogues(lock_step(talker)))
+    assert worst_logprob(model, said_by(ours)) < 1e-4
+    sampled = [dialogues(continuous(model, sampling=Sampling(), dialogues=places)) for places in (64, 5)]
+    assert facts(sampled[0]) == facts(sampled[1])
+
+
+@needs_cuda
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_in_bf16_the_logprobs_are_those_of_training(talker: Qwen2ForCausalLM, weights: torch.dtype) -> None:
+    model = deepcopy(talker).to("cuda", weights)
+    casts = torch.bfloat16 if weights == torch.float32 else None
+    state = torch.cuda.get_rng_state()
+    ours = dialogues(continuous(model, sampling=Sampling(), autocast=casts))
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    with torch.autocast("cuda", torch.bfloat16, enabled=casts is not None):
+        assert worst_logprob(model, said_by(ours)) < 0.5  # bf16 has three digits, and scores reach tens
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_reserved() < 2**30  # nothing of the cache is left behind
 
 
 # --- training --------------------------------------------------------------------------------------------------------

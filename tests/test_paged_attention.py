@@ -8,7 +8,7 @@ import torch
 from transformers import Qwen2Config
 
 from multiattempt_trl.rollout.paged_attention import Step, paged_attention
-from multiattempt_trl.rollout.paging import Paging
+from multiattempt_trl.rollout.paging import KeyValues, Paging
 
 PAGE, LAYERS, HEADS, SHARED, SIZE = 4, 3, 4, 2, 8
 STRIDE = 2 * LAYERS
@@ -101,7 +101,7 @@ SHAPE = Qwen2Config(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, 
 
 def paging(**options: Any) -> Paging:
     given: dict[str, Any] = {"by_row": True, "longest": [100, 50], "feedback": 20, "memory_gib": 1.0}
-    return Paging.of(SHAPE, torch.bfloat16, **(given | options))
+    return Paging.of(KeyValues.of(SHAPE, torch.bfloat16), **(given | options))
 
 
 @pytest.mark.parametrize(("feedback", "size"), [(0, 4), (3, 4), (12, 4), (28, 8), (59, 8), (60, 16), (1000, 16)])

@@ -118,6 +118,7 @@ def to_setup(
         quantised=quantised,
         fused_optimizer="fused" in str(getattr(args.optim, "value", args.optim)),
         gathers_for_rollout=args.ds3_gather_for_generation,
+        paged_gib=args.rollout_memory_gib if args.use_transformers_continuous_batching else None,
     )
 
 

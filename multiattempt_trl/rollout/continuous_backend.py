@@ -27,7 +27,7 @@ from multiattempt_trl.rollout.continuous_parts import (
     use_own_attention,
 )
 from multiattempt_trl.rollout.ends import Pieces, end_of
-from multiattempt_trl.rollout.paging import Paging
+from multiattempt_trl.rollout.paging import KeyValues, Paging
 from multiattempt_trl.rollout.requests import GenRequest, GenResult
 from multiattempt_trl.rollout.sampling import Sampling
 
@@ -93,6 +93,8 @@ class ContinuousBackend:
         with ExitStack() as stack:  # puts back what was done so far where a line of it raises
             model: Any = stack.enter_context(self.open_model())
             stack.enter_context(as_found(model))
+            if self.autocast is not None:  # once for all steps, so that weights are cast once
+                stack.enter_context(torch.autocast(model.device.type, self.autocast))
             model.destroy_cached_continuous_batching_manager()  # one that somebody kept would be taken up again
             sampling = GenerationConfig(eos_token_id=list(self.stop_ids), **self.sampling.generation_kwargs())
             stack.callback(self._forget)
@@ -163,7 +165,7 @@ class ContinuousBackend:
         by_row = attends_by_row(model)
         if by_row:
             use_own_attention(model)  # after the manager has looked at it, which knows no other than its own
-        self._model = self._manager.model = SteppedModel(self._manager.model, self.autocast)
+        self._model = self._manager.model = SteppedModel(self._manager.model, self.autocast or model.dtype)
         with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):  # it sets torch's seed
             self._processor = self._manager._create_batch_processor()
         inputs = self._processor.inputs_and_outputs
@@ -183,8 +185,7 @@ class ContinuousBackend:
 
     def _config(self, model: Any) -> ContinuousBatchingConfig:
         paging = Paging.of(
-            model.config.get_text_config(),
-            self.autocast or model.dtype,
+            KeyValues.of(model.config.get_text_config(), self.autocast or model.dtype),
             by_row=attends_by_row(model),
             longest=self._longest,
             feedback=self._feedback,

@@ -84,21 +84,18 @@ def attends_by_row(model: Any) -> bool:
 
 
 class SteppedModel:
-    """A model as continuous batching calls it: it may compute in another type than its weights have, and with our
-    attention it is told which pages each row reads."""
+    """A model as continuous batching calls it: its type, which is its cache's, may be another than that of its
+    weights, and with our attention it is told which pages each row reads."""
 
-    def __init__(self, model: Any, autocast: torch.dtype | None) -> None:
-        self.model, self.autocast = model, autocast
-        self.dtype = autocast or model.dtype  # the cache's too
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+        self.model, self.dtype = model, dtype
         self.step: Callable[[], Step] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
     def __call__(self, **inputs: Any) -> Any:
-        told = {} if self.step is None else {"step": self.step()}
-        with torch.autocast(self.model.device.type, self.autocast, enabled=self.autocast is not None):
-            return self.model(**inputs, **told)
+        return self.model(**inputs, **({} if self.step is None else {"step": self.step()}))
 
 
 def attend_by_row(model: SteppedModel, processor: Any) -> None:

@@ -113,12 +113,11 @@ def paged_attention(
     for pages, new in ((keys, key), (values, value)):
         pages.view(-1, *pages.shape[2:]).index_copy_(0, step.slots, new[0].transpose(0, 1).to(pages.dtype))
     query = query[0].unflatten(0, (key.size(1), -1)).to(keys.dtype)  # (G, H / G, Q, D)
+    if not step.prompts:  # nearly always
+        return _decode(query, keys, values, step, scaling).flatten(0, 1).transpose(0, 1)[None].contiguous(), None
     said = torch.empty_like(query)
     if len(step.decoding):
-        rows = query[:, :, step.decoding].permute(2, 0, 1, 3)  # (R, G, H / G, D): heads that share keys are queries
-        k, v = (pages[step.pages].flatten(1, 2).transpose(1, 2) for pages in (keys, values))  # (R, G, W * page, D)
-        heard = scaled_dot_product_attention(rows, k, v, attn_mask=step.mask, scale=scaling)
-        said[:, :, step.decoding] = heard.permute(1, 2, 0, 3)
+        said[:, :, step.decoding] = _decode(query[:, :, step.decoding], keys, values, step, scaling)
     for prompt in step.prompts:
         asked = query[:, :, prompt.queries]
         k, v = (
@@ -129,6 +128,15 @@ def paged_attention(
             asked, k, v, attn_mask=prompt.mask, is_causal=prompt.mask is None, scale=scaling
         )
     return said.flatten(0, 1).transpose(0, 1)[None].contiguous(), None
+
+
+def _decode(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, step: Step, scaling: float | None
+) -> torch.Tensor:
+    """Of the rows that decode: (G, H / G, R, D) over pages of shape (page, G, D), to the same shape."""
+    rows = query.permute(2, 0, 1, 3)  # (R, G, H / G, D): heads that share their keys are so many queries
+    k, v = (pages[step.pages].flatten(1, 2).transpose(1, 2) for pages in (keys, values))  # (R, G, W * page, D)
+    return scaled_dot_product_attention(rows, k, v, attn_mask=step.mask, scale=scaling).permute(1, 2, 0, 3)
 
 
 AttentionInterface.register(NAME, paged_attention)

@@ -66,7 +66,7 @@ def training_backend(trainer: "MultiAttemptGRPOTrainer") -> RolloutBackend:
             sampling=sampling,
             dialogues=args.rollout_batch_size or len(trainer._rows),
             memory_gib=args.rollout_memory_gib,
-            autocast=COMPUTE_TYPES.get(trainer.accelerator.mixed_precision),
+            autocast=autocast_type(trainer),
         )
     return TransformersBackend(
         lambda: policy_to_generate(trainer),
@@ -88,10 +88,17 @@ def tells_logprobs(args: "MultiAttemptGRPOConfig") -> bool:
     return bool(told and args.top_p == 1.0 and not args.top_k and not args.min_p and args.repetition_penalty == 1.0)
 
 
+def autocast_type(trainer: "MultiAttemptGRPOTrainer") -> torch.dtype | None:
+    """What accelerate casts to in the policy's passes; None where it does not, as under DeepSpeed, whose weights are
+    of the type already."""
+    accelerator = trainer.accelerator
+    return COMPUTE_TYPES.get(accelerator.mixed_precision) if accelerator.native_amp else None
+
+
 def compute_type(trainer: "MultiAttemptGRPOTrainer") -> torch.dtype:
     """What the policy's passes compute in."""
     model_type: torch.dtype = trainer.model.dtype
-    return COMPUTE_TYPES.get(trainer.accelerator.mixed_precision, model_type)
+    return autocast_type(trainer) or model_type
 
 
 def check_generation(args: "MultiAttemptGRPOConfig") -> None:
@@ -122,7 +129,11 @@ def holds_whole_policy(trainer: "MultiAttemptGRPOTrainer") -> bool:
 
 @contextmanager
 def policy_to_generate(trainer: "MultiAttemptGRPOTrainer") -> Iterator[PreTrainedModel]:
-    """The policy unwrapped and, under ZeRO-3, gathered, as TRL does it; once for a whole rollout."""
+    """The policy unwrapped and, under ZeRO-3, gathered, as TRL does it; once for a whole rollout.
+
+    Under mixed precision by one autocast, which casts the weights once and not at every token; PEFT would otherwise
+    call an adapted model past accelerate's own.
+    """
     with (
         unwrap_model_for_generation(
             trainer.model_wrapped,
@@ -132,6 +143,7 @@ def policy_to_generate(trainer: "MultiAttemptGRPOTrainer") -> Iterator[PreTraine
             gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
         ) as model,
         _quiet_coordinator(trainer),
+        trainer.accelerator.autocast(),
     ):
         yield model
 

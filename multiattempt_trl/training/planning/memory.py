@@ -53,7 +53,7 @@ class Setup:
     lengths: Lengths
     micro_batch: int
     rollout_rows: int
-    """Dialogues of one `generate` call."""
+    """Dialogues of one `generate` call, or under way together without barriers."""
     rollout_share: int
     """Dialogues of a rollout in each process."""
     forward_rows: int | None = None
@@ -68,6 +68,8 @@ class Setup:
     """One of `QUANTISED`, of the base weights of policy and critic."""
     fused_optimizer: bool = True
     gathers_for_rollout: bool = True
+    paged_gib: float | None = None
+    """Bound on the paged cache of continuous batching; None for lock step."""
 
     @property
     def is_deepspeed(self) -> bool:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from multiattempt_trl.rollout.paging import KeyValues, Paging
 from multiattempt_trl.training.planning.activations import (
+    DRAWING_BYTES,
     SAMPLING_BYTES,
     block_backward_bytes,
     cache_bytes,
@@ -108,6 +110,10 @@ def _rollout(setup: Setup) -> dict[str, int]:
         gathered = model.parameters * precision.weights
     head = _casts(setup, model) and 2 * model.vocabulary * model.hidden
     rows = setup.rollout_rows
+    if setup.paged_gib is not None:
+        items = _paged_rollout(setup, setup.paged_gib)
+        items["activations"] += _casts(setup, model) + head
+        return items | ({"gathered weights": gathered} if gathered else {})
     cache = cache_bytes(model, rows, lengths.rollout, precision)
     sampling = rows * model.vocabulary * SAMPLING_BYTES
     reading = {
@@ -120,6 +126,26 @@ def _rollout(setup: Setup) -> dict[str, int]:
     writing["logits"] = sampling
     items = max(reading, writing, key=lambda moment: sum(moment.values()))
     return items | ({"gathered weights": gathered} if gathered else {})
+
+
+def _paged_rollout(setup: Setup, memory_gib: float) -> dict[str, int]:
+    """Continuous batching: pages in the type of the passes for all dialogues at their caps, or as many as are allowed,
+    and a step that reads as many prompt tokens as one may."""
+    model, lengths = setup.policy, setup.lengths
+    shape = KeyValues(
+        layers=model.layers, heads=model.heads, kv_heads=model.kv_heads, head_dim=model.head_dim,
+        itemsize=setup.precision.compute,
+    )  # fmt: skip
+    longest = min(lengths.trained, lengths.context)
+    feedback = lengths.feedback // max(lengths.attempts - 1, 1)
+    paging = Paging.of(
+        shape, by_row=True, longest=[longest] * setup.rollout_rows, feedback=feedback, memory_gib=memory_gib
+    )
+    return {
+        "KV cache": paging.bytes,
+        "activations": forward_bytes(model, 1, paging.step_tokens, setup.precision),
+        "logits": setup.rollout_rows * model.vocabulary * DRAWING_BYTES,
+    }
 
 
 def _scoring(setup: Setup) -> dict[str, int]:
