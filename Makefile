@@ -41,8 +41,9 @@ reproduce: $(READY) ## Warm start, single-turn RL and multi-attempt RL side by s
 smoke: $(READY) ## The 1.5B recipes on real questions and the real tokenizer, with a tiny random model.
 	$(BIN)/python -m pytest tests/test_smoke.py -v
 
+# Two at a time, file by file: what launches processes of its own stands in one file.
 test: $(READY) ## All checks that take less than 15 minutes together; offline.
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY) ## The checks that take longer.
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
