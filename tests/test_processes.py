@@ -146,8 +146,8 @@ class TestAgreement:
             assert_same(one, runs[0], exact=False)
 
     def test_continuous_batching_computes_the_same_in_all(self, tmp_path: Path, tiny_model: Path) -> None:
-        # The likeliest token alone may be drawn, since the rest depends on when attempts come.
-        options = ["ppo", "--use_transformers_continuous_batching", "true", "--top_k", "1"]
+        # Attempts are sampled, each process's from its own random numbers.
+        options = ["ppo", "--use_transformers_continuous_batching", "true"]
         runs = [run(config, tmp_path / config, tiny_model, *options) for config in BACKENDS]
         for ran in runs:
             assert [rank["rounds"] for rank in ran.ranks] == [0, 0]  # nobody called `generate`

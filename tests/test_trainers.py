@@ -182,12 +182,16 @@ class TestCritic:
 class TestFiles:
     KEYS = ("loss", "grad_norm", "reward", "kl", "attempts/budget", "value/loss", "value/grad_norm")
 
-    @pytest.mark.parametrize("peft", [None, LORA, ALL_LINEAR], ids=["full", "lora", "all-linear"])
+    @pytest.mark.parametrize(
+        "given",
+        [{}, {"peft": LORA}, {"peft": ALL_LINEAR}, {"use_transformers_continuous_batching": True}],
+        ids=["full", "lora", "all-linear", "without-barriers"],
+    )
     def test_stopped_and_resumed_equals_uninterrupted_to_the_digit(
-        self, tmp_path: Path, tiny_model: Path, peft: LoraConfig | None
+        self, tmp_path: Path, tiny_model: Path, given: dict[str, Any]
     ) -> None:
         """Twelve steps over three epochs of one rollout each, cut after eight."""
-        options: dict[str, Any] = {"max_steps": 12, "save_strategy": "steps", "save_steps": 4, "peft": peft}
+        options: dict[str, Any] = {"max_steps": 12, "save_strategy": "steps", "save_steps": 4, **given}
         straight = ppo(tmp_path / "straight", tiny_model, data=train_set(24), **options)
         straight.train()
         resumed = ppo(tmp_path / "resumed", tiny_model, data=train_set(24), **options)

@@ -62,7 +62,9 @@ def teacher_forced(trainer: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor
         return batch["old_per_token_logps"]
     input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-    with torch.no_grad():
+    device = input_ids.device
+    # A run that is resumed is checked anew: what an adapter's dropout draws here must not move its random state.
+    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         logps, _, _ = trainer._get_per_token_logps_and_entropies(
             trainer.model,
             input_ids,
