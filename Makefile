@@ -15,7 +15,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export TRL_EXPERIMENTAL_SILENCE ?= 1
 
-.PHONY: help venv train eval reproduce smoke test test-slow quality clean
+.PHONY: help venv train eval reproduce smoke test test-slow test-vllm quality clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ test: $(READY) ## All checks that take less than 15 minutes together; offline.
 
 test-slow: $(READY) ## The checks that take longer.
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+
+test-vllm: $(READY) ## The checks against a real vLLM; needs vLLM and a GPU.
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m vllm
 
 quality: $(READY) ## Lint, format check and types.
 	$(BIN)/ruff check .

@@ -2,153 +2,66 @@
 
 import gc
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
-from random import Random
 from time import sleep
 from typing import Any
 
 import psutil
 import pytest
+import talkers
 import torch
 from peft import LoraConfig, get_peft_model
+from talkers import (
+    GREEDY,
+    RENDERER,
+    TOKENIZER,
+    box_ends,
+    dialogues,
+    expect,
+    facts,
+    generate,
+    lock_step,
+    lock_step_facts,
+    real_dialogues,
+    real_talker,
+    request,
+    said_by,
+    worst_logprob,
+)
 from training_arguments import arguments, grade_by_length, logged, train_set
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
 
-from multiattempt_trl.dialogue.boxes import BoxMatcher
-from multiattempt_trl.dialogue.env import Environment, Limits
-from multiattempt_trl.dialogue.episode import Episode, Verdict
-from multiattempt_trl.dialogue.prompts import PAPER_CODE
+from multiattempt_trl.dialogue.episode import Verdict
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.domains.arithmetic import PRESET
-from multiattempt_trl.domains.arithmetic.model import build_model
-from multiattempt_trl.domains.arithmetic.questions import questions
-from multiattempt_trl.domains.arithmetic.tokenizer import ANSWER, build_tokenizer
 from multiattempt_trl.rollout.continuous_backend import ContinuousBackend
-from multiattempt_trl.rollout.loading import load_tokenizer
-from multiattempt_trl.rollout.play import play
-from multiattempt_trl.rollout.requests import GenRequest, GenResult
+from multiattempt_trl.rollout.requests import GenRequest
 from multiattempt_trl.rollout.sampling import Sampling
-from multiattempt_trl.rollout.transformers_backend import TransformersBackend
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig
 from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
 from multiattempt_trl.training.ppo_trainer import MultiAttemptPPOTrainer
 
-TOKENIZER = build_tokenizer(PRESET)
-RENDERER = Renderer(TOKENIZER)
-GREEDY = Sampling(temperature=0)
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
 DIALOGUES = 64
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def talker() -> Qwen2ForCausalLM:
-    """A small model that says a few digits, a box, and perhaps more digits and an end: taught for some seconds."""
-    torch.manual_seed(0)
-    random, model = Random(0), build_model(TOKENIZER)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(60):
-        rows = []
-        for _ in range(16):
-            question = random.choice(questions("train"))
-            asked = RENDERER.prompt_ids(environment(question, random.randint(1, 5)).first_messages())
-            tail = "7" * random.choice([0, 0, 3, 9]) + "<|im_end|>" * random.choice([0, 1, 1])
-            first = question.problem[next(at for at, char in enumerate(question.problem) if char.isdigit())]
-            said = first * random.randint(0, 6) + ANSWER.format(answer=question.answer) + tail
-            rows.append([*asked, *TOKENIZER(said, add_special_tokens=False)["input_ids"]])
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [TOKENIZER.pad_token_id] * (width - len(row)) for row in rows])
-        loss = model(input_ids=ids, labels=ids.masked_fill(ids == TOKENIZER.pad_token_id, -100)).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model
+    return talkers.talker()
 
 
 @pytest.fixture
-def model(talker: Qwen2ForCausalLM) -> Iterator[Qwen2ForCausalLM]:
-    """The talker, put back after a test that changes it."""
-    before = {name: value.clone() for name, value in talker.state_dict().items()}
-    yield talker
-    talker.load_state_dict(before)
-
-
-def environment(question: Any, budget: int, preset: Any = PRESET) -> Environment:
-    return Environment(question=question, budget=budget, preset=preset)
+def model() -> Qwen2ForCausalLM:
+    """A talker that a test may change, as training leaves it."""
+    return deepcopy(talkers.talker()).train()
 
 
 def continuous(model: Any, tokenizer: Any = TOKENIZER, **options: Any) -> ContinuousBackend:
     given: dict[str, Any] = {"stop_ids": RENDERER.stop_ids, "sampling": GREEDY, "dialogues": DIALOGUES}
     return ContinuousBackend.for_model(model, tokenizer, **(given | options))
-
-
-def lock_step(model: Any, tokenizer: Any = TOKENIZER, **options: Any) -> TransformersBackend:
-    given: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id, "stop_ids": RENDERER.stop_ids, "sampling": GREEDY}
-    return TransformersBackend.for_model(model, tokenizer, **(given | options))
-
-
-LIMITS = Limits(attempt=16, episode=56, context=256)
-
-
-def dialogues(
-    backend: Any,
-    *,
-    stop_at_box: bool = True,
-    renderer: Renderer = RENDERER,
-    preset: Any = PRESET,
-    number: int = DIALOGUES,
-    grade: Any = grade_by_length,
-    limits: Limits = LIMITS,
-) -> list[Episode]:
-    envs = [environment(one, 1 + n % 5, preset) for n, one in enumerate(questions("train")[:number])]
-    return play(envs, backend, grade, renderer, limits, stop_at_box=stop_at_box, seed=7)
-
-
-def facts(episodes: list[Episode]) -> list[Any]:
-    """All that greedy decoding settles: what was read and said, how it ended and how it was judged."""
-    return [
-        ([(a.prompt_ids, a.response_ids, a.verdict, a.finish_reason) for a in episode.attempts], episode.ending)
-        for episode in episodes
-    ]
-
-
-def worst_logprob(model: Any, results: list[tuple[tuple[int, ...], tuple[int, ...], Any]], heat: float = 1.0) -> float:
-    """How far the log-probabilities are from those of a forward pass over the very ids."""
-    worst = 0.0
-    for prompt, said, logprobs in results:
-        ids = torch.tensor([prompt + said], device=model.device)
-        with torch.no_grad():
-            scores = (model(input_ids=ids, logits_to_keep=len(said) + 1).logits[0, :-1] / heat).log_softmax(-1)
-        want = scores.gather(-1, ids[0, len(prompt) :, None])[:, 0]
-        worst = max(worst, float((want.float().cpu() - torch.tensor(logprobs)).abs().max()))
-    return worst
-
-
-def said_by(episodes: list[Episode]) -> list[Any]:
-    return [(a.prompt_ids, a.response_ids, a.logprobs) for episode in episodes for a in episode.attempts]
-
-
-def request(number: int, cap: int, stop_at_box: bool = False) -> GenRequest:
-    prompt = RENDERER.prompt_ids(environment(questions("train")[number], 1 + number % 5).first_messages())
-    return GenRequest(request_id=number, prompt_ids=prompt, max_new_tokens=cap, stop_at_box=stop_at_box)
-
-
-def expect(backend: Any, requests: list[GenRequest]) -> None:
-    backend.expect([len(one.prompt_ids) + one.max_new_tokens for one in requests], 16)
-
-
-def generate(backend: Any, requests: list[GenRequest]) -> dict[int, GenResult]:
-    expect(backend, requests)
-    with backend:
-        backend.submit(requests)
-        results: list[GenResult] = []
-        while len(results) < len(requests):
-            results += backend.poll()
-        assert backend.poll() == []  # nothing is under way, so there is nothing to wait for
-    return {result.request_id: result for result in results}
 
 
 # --- the same as in lock step ----------------------------------------------------------------------------------------
@@ -167,19 +80,12 @@ def test_greedy_dialogues_equal_lock_step(talker: Qwen2ForCausalLM, stop_at_box:
 
 
 def test_greedy_dialogues_with_the_real_tokenizer(shared: Path) -> None:
-    tokenizer = load_tokenizer(shared / "qwen2.5-tokenizer", "qwen2_5")
-    torch.manual_seed(0)
-    shape = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=1024, initializer_range=0.5,
-    )  # fmt: skip
-    model, renderer = Qwen2ForCausalLM(shape), Renderer(tokenizer)
-    limits = Limits(attempt=8, episode=28, context=512)
-    given: dict[str, Any] = {"renderer": renderer, "preset": PAPER_CODE, "number": 200, "limits": limits}
-    ours = dialogues(continuous(model, tokenizer, stop_ids=renderer.stop_ids), **given)
-    theirs = dialogues(lock_step(model, tokenizer, stop_ids=renderer.stop_ids), **given)
-    assert facts(ours) == facts(theirs)
-    assert len({attempt.response_ids for episode in ours for attempt in episode.attempts}) > 60
+    model, tokenizer = real_talker(shared)
+    backend = continuous(model, tokenizer, stop_ids=Renderer(tokenizer).stop_ids)
+    ours = real_dialogues(backend, tokenizer)
+    assert len(ours) == 200
+    assert facts(ours) == lock_step_facts(shared)
+    assert {attempt.finish_reason for episode in ours for attempt in episode.attempts} == {"eos", "stop", "length"}
     assert worst_logprob(model, said_by(ours)) < 1e-4
 
 
@@ -233,18 +139,17 @@ def test_a_full_cache_costs_time_and_changes_nothing(
 
 
 def test_every_attempt_ends_at_its_own_end(talker: Qwen2ForCausalLM) -> None:
-    asked = [request(n, 1 + n % 16, n % 3 == 0) for n in range(96)]
+    asked = [request(n, 1 + n % 16, stop_at_box=n % 3 == 0) for n in range(96)]
     results = generate(continuous(talker), asked)
     assert {one.finish_reason for one in results.values()} == {"eos", "stop", "length"}
     for one in asked:
         result = results[one.request_id]
         ended = result.token_ids[-1] in RENDERER.stop_ids
-        matcher = BoxMatcher()
-        closed = [matcher.feed(TOKENIZER.decode([token])) is not None for token in result.token_ids]
+        closed = box_ends(result.token_ids)
         assert not set(result.token_ids[:-1]) & set(RENDERER.stop_ids)
         if one.stop_at_box:
-            assert not any(closed[:-1])
-        box = one.stop_at_box and closed[-1]
+            assert closed in (None, len(result.token_ids))
+        box = one.stop_at_box and closed is not None
         assert result.finish_reason == ("eos" if ended else "stop" if box else "length")
         assert len(result.token_ids) <= one.max_new_tokens
         assert result.finish_reason != "length" or len(result.token_ids) == one.max_new_tokens
@@ -329,7 +234,7 @@ def test_what_is_sampled_does_not_depend_on_who_comes_when(talker: Qwen2ForCausa
     torch.manual_seed(2)  # torch's random numbers are not asked
     assert sampled() == sampled(dialogues=5) == sampled(grade=Later(0.002)) == alone
     assert len({said for one, _ in alone for _, said, _, _ in one}) > 60
-    other = dialogues(continuous(talker, sampling=Sampling(top_p=0.95)), number=8)
+    other = dialogues(continuous(talker, sampling=Sampling(top_p=0.95)), count=8)
     assert facts(other) == alone[:8]
 
 

@@ -17,14 +17,26 @@ TOP = 1 - 2.0**-52
 def test_draw_by_hand() -> None:
     # Cumulative 0.1, 0.3, 0.3, 1.0: the third token has no probability.
     logprobs = torch.tensor([0.1, 0.2, 0.0, 0.7]).log().expand(8, 4)
-    drawn = draw(logprobs, [0.0, 0.05, 0.1000001, 0.2, 0.29999, 0.3000001, 0.5, TOP])
-    assert drawn.tolist() == [0, 0, 1, 1, 1, 3, 3, 3]
+    tokens, told = draw(logprobs, [0.0, 0.05, 0.1000001, 0.2, 0.29999, 0.3000001, 0.5, TOP])
+    assert tokens.tolist() == [0, 0, 1, 1, 1, 3, 3, 3]
+    torch.testing.assert_close(told, torch.tensor([0.1, 0.1, 0.2, 0.2, 0.2, 0.7, 0.7, 0.7]).log())
+    tokens, told = draw(logprobs + 5, None)  # a constant is nothing
+    assert tokens.tolist() == [3] * 8
+    torch.testing.assert_close(told, torch.tensor(0.7).log().expand(8))
+
+
+def test_log_probabilities_are_exact_over_a_large_vocabulary() -> None:
+    torch.manual_seed(0)
+    scores = 3 * torch.randn(8, 151_936)
+    tokens, told = draw(scores, [0.1 * row for row in range(8)])
+    expected = scores.double().log_softmax(-1).gather(1, tokens[:, None]).squeeze(1)
+    torch.testing.assert_close(told.double(), expected, rtol=0, atol=2e-6)
 
 
 def test_each_row_has_its_own_number() -> None:
     logprobs = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.1, 0.9]]).log()
-    assert draw(logprobs, [0.6, 0.6, 0.6]).tolist() == [1, 0, 1]
-    assert draw(logprobs, [0.4, 0.95, 0.05]).tolist() == [0, 1, 0]
+    assert draw(logprobs, [0.6, 0.6, 0.6])[0].tolist() == [1, 0, 1]
+    assert draw(logprobs, [0.4, 0.95, 0.05])[0].tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -33,16 +45,15 @@ def test_the_largest_number_draws_a_token_that_can_be(seed: int) -> None:
     torch.manual_seed(seed)
     scores = torch.randn(64, 5_000)
     scores[:, 4_000:] = -math.inf
-    drawn = draw(scores.log_softmax(-1), [TOP] * 64)
-    assert (drawn < 4_000).all()
-    assert (draw(scores.log_softmax(-1), [0.0] * 64) == 0).all()
+    assert (draw(scores, [TOP] * 64)[0] < 4_000).all()
+    assert (draw(scores, [0.0] * 64)[0] == 0).all()
 
 
 def test_frequencies() -> None:
     # 20,000 draws: the standard deviation of a share is at most 0.0035.
     random, probabilities = Random(0), [0.5, 0.25, 0.2, 0.05]
     logprobs = torch.tensor(probabilities).log().expand(20_000, 4)
-    counts = Counter(draw(logprobs, [uniform(random) for _ in range(20_000)]).tolist())
+    counts = Counter(draw(logprobs, [uniform(random) for _ in range(20_000)])[0].tolist())
     for token, probability in enumerate(probabilities):
         assert counts[token] / 20_000 == pytest.approx(probability, abs=0.012)
 

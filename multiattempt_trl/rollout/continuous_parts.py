@@ -51,12 +51,11 @@ def own_sampler(inputs: Any, *, greedy: bool) -> Callable[[torch.Tensor, torch.T
     """
 
     def sample(scores: torch.Tensor, output_ids: torch.Tensor) -> None:
-        scores = scores[0].float()  # (n, V): the requests that get a token come first
         states = [future.state for future in inputs.requests_in_batch if future.has_new_token]
-        logprobs = scores[: len(states)].log_softmax(-1)
-        tokens = logprobs.argmax(-1) if greedy else draw(logprobs, [uniform(state.random) for state in states])
+        rows = scores[0, : len(states)]  # (n, V): the requests that get a token come first
+        tokens, logprobs = draw(rows, None if greedy else [uniform(state.random) for state in states])
         output_ids[0, : len(states)].copy_(tokens)
-        output_ids[1, : len(states)].copy_(logprobs.gather(1, tokens[:, None]).squeeze(1).view(torch.int32))
+        output_ids[1, : len(states)].copy_(logprobs.view(torch.int32))
 
     return sample
 

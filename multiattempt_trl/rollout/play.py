@@ -43,6 +43,8 @@ class Admission:
                 yield self.again.popleft()
             elif self.fresh and judging < self.slots:
                 yield self.fresh.popleft()
+            else:
+                return
 
 
 def play(

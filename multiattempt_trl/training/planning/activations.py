@@ -13,8 +13,8 @@ HEAD_TOKENS, HEAD_COLUMNS = 4096, 32_768
 """The tile of logits that TRL holds: `TOKEN_CHUNK_SIZE` tokens, `_CHUNKED_LOGPROB_CHUNK_SIZE` of the vocabulary."""
 SAMPLING_BYTES = 16
 """Per logit of a token about to be sampled: bf16, float32, a copy, probabilities (transformers' `_sample`)."""
-DRAWING_BYTES = 34
-"""The same without barriers: bf16, float32, logarithms, and three in double precision (`rollout/sampling.py`)."""
+DRAWING_BYTES = 24
+"""The same without barriers: bf16, float32, shifted, its powers, and their sums in double precision (`draw`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
