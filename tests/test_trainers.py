@@ -317,7 +317,6 @@ class TestRefusals:
             ({"num_generations": 0}, "num_generations must be at least 1"),
             ({"value_clip": 0.0}, "value_clip must be above 0"),
             ({"gamma": 1.5}, r"gamma must be in \[0, 1\]"),
-            ({"use_vllm": True}, "use_vllm is not supported yet"),
             ({"per_device_train_batch_size": 3, "steps_per_generation": 1}, "PPO needs an even number of dialogues"),
             ({"fp16": True}, "fp16 is not supported by PPO"),
             ({"max_episode_tokens": 0}, "max_episode_tokens must be at least 1"),
