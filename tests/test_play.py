@@ -16,7 +16,7 @@ from multiattempt_trl.dialogue.episode import Ending, Episode, Question, Verdict
 from multiattempt_trl.dialogue.prompts import PAPER, PAPER_CODE, Message
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.dialogue.rewards import price
-from multiattempt_trl.rollout.play import play
+from multiattempt_trl.rollout.play import Progress, play
 from multiattempt_trl.rollout.requests import GenRequest, GenResult
 from multiattempt_trl.rollout.sampling import Sampling
 from multiattempt_trl.rollout.transformers_backend import TransformersBackend
@@ -99,7 +99,7 @@ class Scripted:
     def _answer(self, request: GenRequest) -> GenResult:
         text = self.scripts[request.request_id].pop(0)
         if text is None:
-            return GenResult(request_id=request.request_id, token_ids=(), finish_reason="error")
+            return GenResult(request_id=request.request_id, token_ids=(), finish_reason="error", error="gone")
         token_ids = [*map(ord, text), END]
         cut = token_ids[: request.max_new_tokens]
         reason = "eos" if cut == token_ids else "length"
@@ -272,6 +272,110 @@ def test_what_is_asked_of_the_backend() -> None:
     backend = Scripted([[WRONG, RIGHT]])
     play([env(2)], backend, grade, RENDERER, Limits(attempt=50, episode=30, context=2000), stop_at_box=True)
     assert [(request.max_new_tokens, request.stop_at_box) for request in backend.asked] == [(30, True), (20, True)]
+
+
+# --- no more than there are places for -----------------------------------------------------------------------------
+
+
+class Few(Scripted):
+    """Takes two attempts together, and answers the one that waits longest."""
+
+    capacity = 2
+
+    def submit(self, requests: list[GenRequest]) -> None:
+        super().submit(requests)
+        assert len(self.waiting) <= 2
+
+    def poll(self, timeout: float | None = None) -> list[GenResult]:
+        self.rounds.append([request.request_id for request in self.waiting])
+        first, self.waiting = self.waiting[0], self.waiting[1:]
+        return [self._answer(first)]
+
+
+def test_dialogues_that_have_begun_go_before_new_ones() -> None:
+    backend = Few([[WRONG, WRONG, RIGHT], [RIGHT], [WRONG, RIGHT], [RIGHT]])
+    episodes = play([env(budget) for budget in (3, 2, 4, 1)], backend, grade, RENDERER, LIMITS)
+    # Budgets 4 and 3 begin; each goes on until it is over, and then the next largest takes its place.
+    assert backend.rounds == [[2, 0], [0, 2], [2, 0], [0, 1], [1, 0], [0, 3], [3]]
+    assert [episode.attempts_used for episode in episodes] == [3, 1, 2, 1]
+
+
+def test_a_slow_grader_holds_new_dialogues_up() -> None:
+    slow, begun = Slow(), []
+
+    class Noting(Few):
+        def submit(self, requests: list[GenRequest]) -> None:
+            super().submit(requests)
+            begun.append(([request.request_id for request in requests], sum(not one.done() for _, one in slow.asked)))
+            if len(begun) == 2:
+                Timer(0.2, lambda: slow.let_go("right 0", "right 1", "right 2")).start()
+            if len(begun) == 3:
+                Timer(0.1, lambda: slow.let_go("right 3", "right 4")).start()
+
+    backend = Noting([[f"right {k}"] for k in range(5)])
+    episodes = play([env(1, str(k)) for k in range(5)], backend, slow, RENDERER, LIMITS)
+    assert all(episode.ending is Ending.SOLVED for episode in episodes)
+    # 2 begins while 0 waits for its verdict. With two answers at the grader none does, although there is a place.
+    assert begun == [([0, 1], 0), ([2], 1), ([3, 4], 0)]
+
+
+def test_progress_is_told() -> None:
+    told: list[Progress] = []
+    scripts: list[list[str | None]] = [[WRONG, RIGHT], [RIGHT], [None]]
+    play([env(2)] * 3, Scripted(scripts), grade, RENDERER, LIMITS, on_progress=told.append)
+    # 10 tokens each, the end of turn included; the failed request has none.
+    assert told == [
+        Progress(dialogues=3, done=2, solved=1, running=0, tokens=20),
+        Progress(dialogues=3, done=3, solved=2, running=0, tokens=30),
+    ]
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_where_all_requests_fail_it_says_so_once(eager: bool) -> None:
+    backend = Scripted([[None], [WRONG, None]])
+    backend.eager = eager
+    with pytest.raises(RuntimeError, match="all 2 dialogues of this rollout failed; the first one: gone"):
+        play([env(2), env(2)], backend, grade, RENDERER, LIMITS)
+    assert backend.state == "closed again"
+
+
+def test_seeds_are_of_the_rollout_the_question_the_sample_and_the_attempt() -> None:
+    def seeds(seed: int, *names: str) -> list[int]:
+        backend = Scripted([[WRONG, RIGHT] for _ in names])
+        envs = [
+            Environment(question=Question(id=name, problem="?", answer="1"), budget=2, preset=PAPER, sample=sample)
+            for sample, name in enumerate(names)
+        ]
+        play(envs, backend, grade, RENDERER, LIMITS, seed=seed)
+        return [request.seed for request in backend.asked]
+
+    assert len({*seeds(0, "a", "b", "b"), *seeds(1, "a", "b", "b")}) == 12
+    assert seeds(0, "a", "b")[1::2] == seeds(0, "c", "b")[1::2]  # whoever is played beside it
+
+
+# --- what a dialogue can come to ---------------------------------------------------------------------------------
+
+
+def test_a_backend_is_told_how_long_dialogues_can_get() -> None:
+    told: list[tuple[Sequence[int], int]] = []
+
+    class Told(Scripted):
+        def expect(self, longest: Sequence[int], feedback: int) -> None:
+            assert self.state == "closed"  # before anything is made for them
+            told.append((longest, feedback))
+
+    prompts = [len(RENDERER.prompt_ids(env(budget).first_messages())) for budget in (1, 3)]
+    tails = [len(RENDERER.feedback_ids(env(3).feedback_message(k), ())) for k in (1, 2)]
+    assert tails[0] != tails[1]  # "2 attempts left", "1 attempt left"
+
+    def longest(limits: Limits) -> Sequence[int]:
+        play([env(1), env(3)], Told([[RIGHT], [RIGHT]]), grade, RENDERER, limits)
+        return told[-1][0]
+
+    assert longest(LIMITS) == [prompts[0] + 50, prompts[1] + sum(tails) + 3 * 50]
+    assert told[-1][1] == min(tails)
+    assert longest(Limits(attempt=50, episode=70, context=2000)) == [prompts[0] + 50, prompts[1] + sum(tails) + 70]
+    assert longest(Limits(attempt=50, episode=1000, context=prompts[1] + 60))[1] == prompts[1] + 60
 
 
 # --- bad input: before anything is generated -----------------------------------------------------------------------
