@@ -2,9 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from multiattempt_trl.dialogue.episode import Attempt, Ending, Episode, Question, Verdict
-from multiattempt_trl.dialogue.prompts import Message, PromptPreset
+from multiattempt_trl.dialogue.prompts import Message, PromptPreset, uncounted
+
+Count = Literal["shown", "hidden", "wrong"]
+"""What the words say of the attempts that are left: how many, nothing (the sentences that name them are left out), or
+a number that is always another one: half the budget further on, and round again, so that it is one of the usual."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,29 +46,54 @@ class Environment:
     feedback: str = "binary"
     """Feedback style, see `PromptPreset.feedback_message`."""
     sample: int = 0
+    announced: int | None = None
+    """The number of attempts that the words count from; None for the budget, which is what there are."""
+    count: Count = "shown"
+    deny_correct: bool = False
+    """A probe of two attempts: a right first answer is said to be wrong, and any other first answer ends it."""
 
     def __post_init__(self) -> None:
+        if self.count not in get_args(Count):
+            raise ValueError(f"count {self.count!r} is unknown; choose one of {', '.join(get_args(Count))}")
+        if self.announced is not None and self.announced < self.budget:
+            raise ValueError(
+                f"announced={self.announced} attempts would run out before the {self.budget} that there are; announce "
+                "at least as many"
+            )
+        if self.deny_correct and self.budget != 2:
+            raise ValueError(f"deny_correct is a probe of 2 attempts, got a budget of {self.budget}")
         if self.budget < 1:
             raise ValueError(f"question {self.question.id!r} needs a budget of at least 1 attempt, got {self.budget}")
 
     def first_messages(self) -> list[Message]:
-        return self.preset.first_messages(self.question.problem, self.budget)
+        return self._words.first_messages(self.question.problem, self._said(0))
 
     def feedback_message(self, attempts_used: int) -> Message:
-        left = self.budget - attempts_used
-        assert left > 0, "no feedback after the last attempt"
-        return self.preset.feedback_message(self.feedback, self.question.problem, left)
+        assert attempts_used < self.budget, "no feedback after the last attempt"
+        style = uncounted(self.feedback) if self.count == "hidden" else self.feedback
+        return self._words.feedback_message(style, self.question.problem, self._said(attempts_used))
 
     def ending(self, attempts: Sequence[Attempt]) -> Ending | None:
         """Why the dialogue is over after these attempts; None where it goes on, tokens permitting."""
         last = attempts[-1]
+        denied = self.deny_correct and len(attempts) == 1
         if last.verdict is Verdict.CORRECT:
-            return Ending.SOLVED
+            return None if denied else Ending.SOLVED
         if last.finish_reason == "error":
             return Ending.FAILED
-        if len(attempts) == self.budget:
+        if denied or len(attempts) == self.budget:
             return Ending.TRUNCATED if last.finish_reason == "length" else Ending.EXHAUSTED
         return None
+
+    @property
+    def _words(self) -> PromptPreset:
+        return self.preset.without_count() if self.count == "hidden" else self.preset
+
+    def _said(self, attempts_used: int) -> int:
+        """How many attempts the words say are left."""
+        of = self.announced or self.budget
+        left = of - attempts_used
+        return (left + max(of // 2, 1) - 1) % max(of, 2) + 1 if self.count == "wrong" else left
 
     def episode(self, attempts: Sequence[Attempt], ending: Ending) -> Episode:
         return Episode(

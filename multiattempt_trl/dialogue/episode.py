@@ -1,5 +1,6 @@
 """The records of a dialogue: facts only, frozen, saved as JSON lines. What they are worth is priced later."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -47,6 +48,10 @@ class Question:
     answer: str
     """The gold answer, as the grader compares it."""
     benchmark: str = ""
+    level: str = ""
+    """How hard it is, where its set says so ("5" of MATH-500)."""
+    subject: str = ""
+    """What it is about, where its set says so."""
 
     def __post_init__(self) -> None:
         if not self.problem.strip():
@@ -69,6 +74,8 @@ class Attempt:
     finish_reason: str
     logprobs: tuple[float, ...] | None = field(default=None, repr=False)
     """The sampler's log-probability of each response id, where the backend gives it."""
+    saved_tokens: int | None = field(default=None, repr=False)
+    """How many tokens were sampled, where the attempt was read from a file, which keeps no ids."""
 
     @property
     def answer(self) -> str | None:
@@ -81,7 +88,7 @@ class Attempt:
 
     @property
     def tokens(self) -> int:
-        return len(self.response_ids)
+        return len(self.response_ids) if self.saved_tokens is None else self.saved_tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +101,34 @@ class Episode:
     ending: Ending
     sample: int = 0
     """Which of several dialogues about the same question this is."""
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> "Episode":
+        """What `to_json` wrote. Its attempts have no ids, which are not saved.
+
+        Raises `KeyError`, `TypeError` or `ValueError` for anything else.
+        """
+        question = Question(
+            id=line["id"],
+            problem=line["problem"],
+            answer=line["gold"],
+            benchmark=line["benchmark"],
+            level=line["level"],
+            subject=line["subject"],
+        )
+        attempts = tuple(
+            Attempt(
+                prompt_ids=(),
+                response_ids=(),
+                response=attempt["response"],
+                verdict=Verdict(attempt["verdict"]),
+                finish_reason=attempt["finish_reason"],
+                saved_tokens=attempt["tokens"],
+            )
+            for attempt in line["attempts"]
+        )
+        ending = Ending(line["ending"])
+        return cls(question=question, budget=line["budget"], attempts=attempts, ending=ending, sample=line["sample"])
 
     @property
     def attempts_used(self) -> int:
@@ -117,6 +152,8 @@ class Episode:
         return {
             "benchmark": self.question.benchmark,
             "id": self.question.id,
+            "level": self.question.level,
+            "subject": self.question.subject,
             "budget": self.budget,
             "sample": self.sample,
             "problem": self.question.problem,

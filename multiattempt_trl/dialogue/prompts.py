@@ -1,10 +1,13 @@
 r"""What is said to the model: the prompt presets and the feedback styles, as chat messages."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import Formatter
 
 Message = dict[str, str]
+
+_COUNTING = re.compile(r"[^.!?\n{}]*\{attempts(?:_left)?\}[^.!?\n{}]*[.!?]?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +32,11 @@ class PromptPreset:
         for template in filter(None, (self.system, self.user, self.feedback)):
             check_template(template, f"preset {self.name!r}")
 
+    def without_count(self) -> "PromptPreset":
+        """The same words without the sentences that say how many attempts there are."""
+        system = None if self.system is None else uncounted(self.system)
+        return replace(self, system=system, user=uncounted(self.user), feedback=uncounted(self.feedback))
+
     def attempts_text(self, count: int) -> str:
         return f"{count} attempt" if self.plural and count == 1 else f"{count} attempts"
 
@@ -49,6 +57,15 @@ class PromptPreset:
         template = {"binary": self.feedback, "none": "{problem}"}.get(style, style)
         fill = {"problem": problem, "attempts": self.attempts_text(attempts_left), "attempts_left": attempts_left}
         return {"role": self.feedback_role, "content": template.format(**fill)}
+
+
+def uncounted(template: str) -> str:
+    """A template without the sentences that name the attempts.
+
+    >>> uncounted("{problem} You have {attempts}."), uncounted("Wrong. {attempts_left} left! Go on.")
+    ('{problem}', 'Wrong. Go on.')
+    """
+    return _COUNTING.sub("", template).lstrip()
 
 
 def check_template(template: str, where: str) -> None:

@@ -16,6 +16,8 @@ PROBLEM_COLUMNS = ("problem", "question", "extra_info.question")
 ANSWER_COLUMNS = ("final_answer", "gt_answer", "answer", "ground_truth", "reward_model.ground_truth", "target")
 """In the order of preference: where a set has several, the later ones may hold a whole solution."""
 ID_COLUMNS = ("id", "unique_id")
+LEVEL_COLUMNS = ("level", "difficulty")
+SUBJECT_COLUMNS = ("subject", "subfield", "type")
 SUFFIXES = (".jsonl", ".json", ".parquet")
 LISTED = 5
 """Unusable rows that are named; the others are counted."""
@@ -112,7 +114,16 @@ def to_questions(rows: Sequence[Row], name: str, where: str, *, name_in_id: bool
         if reason := why_unusable(gold):
             unusable.append(UnusableGold(id=question_id, row=index, gold=gold, reason=reason))
         else:
-            questions.append(Question(id=question_id, problem=problem, answer=clean(gold), benchmark=name))
+            questions.append(
+                Question(
+                    id=question_id,
+                    problem=problem,
+                    answer=clean(gold),
+                    benchmark=name,
+                    level=_tag(row, LEVEL_COLUMNS),
+                    subject=_tag(row, SUBJECT_COLUMNS),
+                )
+            )
     if unusable:
         raise UnusableGoldError(
             f"{where}: no usable gold answer in {answer_column!r}: {listed(unusable)}. Fill or drop the rows (for "
@@ -154,6 +165,16 @@ def _value(row: Row, column: str) -> Any:
     outer, _, inner = column.partition(".")
     value = row.get(outer)
     return value.get(inner) if inner and isinstance(value, Mapping) else value
+
+
+def _tag(row: Row, columns: Sequence[str]) -> str:
+    """What the first of these columns says; empty where none says anything.
+
+    >>> _tag({"level": 5.0}, LEVEL_COLUMNS), _tag({"level": "Level 5"}, LEVEL_COLUMNS), _tag({}, LEVEL_COLUMNS)
+    ('5', '5', '')
+    """
+    texts = (_answer_text(row.get(column)) for column in columns)
+    return next((text.removeprefix("Level ") for text in texts if text), "")
 
 
 def _answer_text(value: Any) -> str:
