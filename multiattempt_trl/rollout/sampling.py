@@ -6,6 +6,14 @@ from random import Random
 from typing import Any
 
 import torch
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,11 +30,12 @@ class Sampling:
         if self.temperature < 0:
             raise ValueError(f"temperature must be at least 0 (0 is greedy), got {self.temperature}")
 
-    def generation_kwargs(self) -> dict[str, Any]:
-        """The same as arguments of a transformers `GenerationConfig`."""
-        if self.temperature == 0:
+    def generation_kwargs(self, *, own_draws: bool = False) -> dict[str, Any]:
+        """The same as arguments of a transformers `GenerationConfig`; with `OwnDraws`, all but what those do."""
+        if self.temperature == 0 or own_draws:
             # Neutral values, since a model's own generation_config may carry others.
-            return {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
+            penalty = self.repetition_penalty if own_draws else 1.0
+            return {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": penalty}
         return {
             "do_sample": True,
             "temperature": self.temperature,
@@ -35,6 +44,34 @@ class Sampling:
             "min_p": self.min_p,
             "repetition_penalty": self.repetition_penalty,
         }
+
+    def warpers(self) -> LogitsProcessorList:
+        """What transformers does to the scores before it draws, but for the repetition penalty, in its order."""
+        chosen: list[LogitsProcessor] = []
+        if self.temperature != 1:
+            chosen.append(TemperatureLogitsWarper(self.temperature))
+        if self.top_k > 0:
+            chosen.append(TopKLogitsWarper(self.top_k))
+        if self.top_p < 1:
+            chosen.append(TopPLogitsWarper(self.top_p))
+        if self.min_p is not None:
+            chosen.append(MinPLogitsWarper(self.min_p))
+        return LogitsProcessorList(chosen)
+
+
+class OwnDraws(LogitsProcessor):
+    """Draws each row's next token from random numbers of its own, and leaves no other token to be chosen.
+
+    With it, `generate` gives a row the same tokens whatever rows stand beside it, but for the rounding of sums, and
+    leaves torch's random state alone. It is to run with `do_sample=False`, as the last processor.
+    """
+
+    def __init__(self, sampling: Sampling, seeds: Sequence[int]) -> None:
+        self.warpers, self.randoms = sampling.warpers(), [Random(seed) for seed in seeds]
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        tokens, _ = draw(self.warpers(input_ids, scores), [uniform(random) for random in self.randoms])
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)  # type: ignore[return-value]
 
 
 def uniform(random: Random) -> float:

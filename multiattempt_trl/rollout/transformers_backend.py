@@ -6,13 +6,19 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from multiattempt_trl.dialogue.boxes import BoxMatcher
 from multiattempt_trl.dialogue.rendering import ChatTokenizer
 from multiattempt_trl.rollout.ends import Pieces, end_of
 from multiattempt_trl.rollout.requests import GenRequest, GenResult
-from multiattempt_trl.rollout.sampling import Sampling
+from multiattempt_trl.rollout.sampling import OwnDraws, Sampling
 
 
 class TransformersBackend:
@@ -24,6 +30,8 @@ class TransformersBackend:
         tokenizer: its pad id fills the left of shorter prompts, and its text tells where a box closes.
         stop_ids: ids that end an attempt.
         batch_size: rows per `generate` call; None for all at once.
+        own_draws: each attempt draws from random numbers of its own (`GenRequest.seed`), so that what is sampled does
+            not depend on who is generated beside it; else from torch's state, as stock GRPO does.
         anyone: for a model whose shards are spread over processes, which all must call `generate` equally often: tells
             whether any of them is busy, given whether this one is. A process that is done generates for nobody until
             all are. None where each process has a whole model.
@@ -41,12 +49,14 @@ class TransformersBackend:
         stop_ids: Sequence[int],
         sampling: Sampling,
         batch_size: int | None = None,
+        own_draws: bool = False,
         anyone: Callable[[bool], bool] | None = None,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"the generation batch size must be at least 1, got {batch_size}")
         self.open_model, self.tokenizer, self.batch_size, self.anyone = open_model, tokenizer, batch_size, anyone
         self.pad_token_id, self.stop_ids, self.sampling = pad_token_id, tuple(stop_ids), sampling
+        self.own_draws = own_draws and sampling.temperature > 0
         self.piece = Pieces(tokenizer)
         self._waiting: list[GenRequest] = []
 
@@ -103,7 +113,7 @@ class TransformersBackend:
             pad_token_id=self.pad_token_id,
             eos_token_id=list(self.stop_ids),
             disable_compile=True,
-            **self.sampling.generation_kwargs(),
+            **self.sampling.generation_kwargs(own_draws=self.own_draws),
         )
         model: Any = self._model  # its `generate` is a mixin's, which type checkers take for a submodule
         output = model.generate(
@@ -111,11 +121,17 @@ class TransformersBackend:
             attention_mask=torch.tensor(mask, device=device),
             generation_config=config,
             synced_gpus=self.anyone is not None,  # else transformers takes ZeRO-3's word that it must be
+            logits_processor=self._draws(requests),
             # Without need of it, leave `generate` as stock GRPO calls it.
             stopping_criteria=StoppingCriteriaList([ends]) if ends.needed else None,
         )
         sampled = output[:, width:].tolist()
         return [self._result(request, ids) for request, ids in zip(requests, sampled, strict=True)]
+
+    def _draws(self, requests: Sequence[GenRequest]) -> LogitsProcessorList | None:
+        if not self.own_draws:
+            return None
+        return LogitsProcessorList([OwnDraws(self.sampling, [request.seed for request in requests])])
 
     def _result(self, request: GenRequest, token_ids: list[int]) -> GenResult:
         """Cuts a row at its own end: what follows are pads, or tokens sampled while longer rows went on."""
