@@ -31,9 +31,9 @@ $(READY): pyproject.toml constraints.txt
 train: $(READY) ## Train a recipe: RECIPE=... ACCELERATE=... [PROCESSES=4] ARGS="--learning_rate 1e-6".
 	$(BIN)/accelerate launch --config_file $(ACCELERATE) $(if $(PROCESSES),--num_processes $(PROCESSES)) -m multiattempt_trl $(ALGORITHM) --config $(RECIPE) $(ARGS)
 
-eval: $(READY) ## Evaluate: MODEL=<checkpoint or hub id> [BENCHMARKS=a,b=path] [BUDGET=7] [ARGS=...].
+eval: $(READY) ## Evaluate: MODEL=<checkpoint or hub id> [BENCHMARKS=a,b=path] [BUDGET=7] [ACCELERATE=... PROCESSES=4] [ARGS=...].
 	@test -n "$(MODEL)" || { echo "usage: make eval MODEL=<checkpoint or hub id> [BENCHMARKS=...] [BUDGET=7]"; exit 2; }
-	$(BIN)/multiattempt eval --model $(MODEL) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) --budget $(BUDGET) $(ARGS)
+	$(if $(PROCESSES),$(BIN)/accelerate launch --config_file $(ACCELERATE) --num_processes $(PROCESSES) -m multiattempt_trl,$(BIN)/multiattempt) eval --model $(MODEL) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) --budget $(BUDGET) $(ARGS)
 
 reproduce: $(READY) ## Warm start, single-turn RL and multi-attempt RL side by side: SEEDS="0 1 2".
 	$(BIN)/multiattempt reproduce --seeds $(SEEDS) $(ARGS)

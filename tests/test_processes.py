@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -244,20 +245,39 @@ def test_two_machines_compute_what_one_does(tmp_path: Path, tiny_model: Path) ->
 
 @pytest.mark.slow
 def test_an_evaluation_shared_out_plays_the_same_dialogues(tmp_path: Path, tiny_model: Path) -> None:
+    """In one process, in two, and begun by two that are killed and ended by one: the same files, byte for byte."""
     arguments = ["eval", "--model", str(tiny_model), "--domain", "arithmetic", "--eval_limit", "21", "--budget", "3"]
+    arguments += ["--eval_batch_size", "5", "--probes", "all"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
-    played = []
-    for config in ("single_cpu", "cpu_ddp"):
+
+    def evaluate(config: str, folder: Path, seconds: float = 300) -> None:
         command = [*launch, str(ROOT / f"accelerate_configs/{config}.yaml"), "-m", "multiattempt_trl", *arguments]
         done = subprocess.run(
-            [*command, "--output_dir", str(tmp_path / config)], cwd=ROOT, capture_output=True, text=True, timeout=300
+            [*command, "--output_dir", str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=seconds
         )
         assert done.returncode == 0, done.stderr[-4000:]
         assert done.stdout.count("solved, %") == 1  # one table, of one process
-        lines = (tmp_path / config / "eval" / "episodes.jsonl").read_text(encoding="utf-8").splitlines()
-        played.append([json.loads(line) for line in lines])
-    assert len(played[0]) == 21
-    assert played[0] == played[1]
+
+    def begin_and_kill(config: str, folder: Path) -> None:
+        command = [*launch, str(ROOT / f"accelerate_configs/{config}.yaml"), "-m", "multiattempt_trl", *arguments]
+        process = subprocess.Popen([*command, "--output_dir", str(folder)], cwd=ROOT, start_new_session=True)
+        parts = folder / "eval" / "episodes.parts"
+        while process.poll() is None and sum(len(part.read_bytes()) for part in parts.glob("*")) < 20_000:
+            time.sleep(0.01)
+        assert process.poll() is None, "it was over too soon"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    evaluate("single_cpu", tmp_path / "one")
+    evaluate("cpu_ddp", tmp_path / "two")
+    begin_and_kill("cpu_ddp", tmp_path / "killed")
+    evaluate("single_cpu", tmp_path / "killed")
+    lines = (tmp_path / "one" / "eval" / "episodes.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 21 * (1 + 3 + 1 + 1 + 1 + 3)
+    for name in ("episodes.jsonl", "summary.json", "plan.json", "report.html"):
+        one = (tmp_path / "one" / "eval" / name).read_bytes()
+        for other in ("two", "killed"):
+            assert (tmp_path / other / "eval" / name).read_bytes() == one, f"{name} of {other}"
 
 
 @pytest.mark.slow

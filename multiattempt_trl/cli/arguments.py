@@ -3,11 +3,15 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from multiattempt_trl.dialogue.env import Count
+from multiattempt_trl.evaluation.backends import KINDS
 from multiattempt_trl.evaluation.files import write_json
+from multiattempt_trl.evaluation.protocols import PROBES, Protocol
 
 SETTINGS_FILE = "multi_attempt.json"
 """Beside a trained model: how it was spoken to, so that evaluation says the same words."""
@@ -32,6 +36,19 @@ class TaskArguments:
     eval_dataset_name: str | None = field(
         default=None, metadata={"help": "With eval_strategy: a benchmark of the domain, `name=path` or a path."}
     )
+    watch: str | None = field(
+        default=None,
+        metadata={
+            "help": "With eval_strategy: benchmarks played as multiattempt eval does, by which to choose the best."
+        },
+    )
+    watch_limit: int = field(default=100, metadata={"help": "Only the first this many questions of each."})
+    watch_budget: int | None = field(default=None, metadata={"help": "Attempts they get. Default: max_attempts."})
+    watch_independent: int = field(
+        default=0,
+        metadata={"help": "Independent samples per question behind pass@k and maj@k; 0 for no such control."},
+    )
+    watch_probes: str = field(default="", metadata={"help": "Probes played too, see probes."})
     chat_template: str | None = field(
         default=None,
         metadata={
@@ -52,16 +69,48 @@ class EvalArguments:
     budget: int = field(default=7, metadata={"help": "K: accuracy is reported at 1 to K attempts (paper: 7)."})
     protocol: str = field(
         default="nested",
-        metadata={"help": "nested: one run at budget K. paper: one run per budget.", "choices": ["nested", "paper"]},
+        metadata={
+            "help": "nested: one run at budget K. paper: one run per budget. sampled: as nested, at a temperature.",
+            "choices": list(get_args(Protocol)),
+        },
     )
-    eval_samples: int = field(default=1, metadata={"help": "Dialogues per question; needs a temperature if above 1."})
-    eval_temperature: float = field(default=0.0, metadata={"help": "0 is greedy (paper)."})
+    eval_samples: int | None = field(
+        default=None, metadata={"help": "Dialogues per question. Default: 1, or 4 if sampled."}
+    )
+    eval_temperature: float | None = field(
+        default=None, metadata={"help": "0 is greedy (paper). Default: 0, or 1 if sampled."}
+    )
     independent: int | None = field(
         default=None,
-        metadata={"help": "Independent one-attempt samples per question behind pass@k. Default: K; 0 for none."},
+        metadata={
+            "help": "Independent one-attempt samples per question behind pass@k and maj@k. Default: K; 0 for none."
+        },
+    )
+    base_model: str | None = field(
+        default=None,
+        metadata={"help": "Played beside the model, under the same prompts. Default: what it was trained from; none."},
+    )
+    probes: str = field(
+        default="", metadata={"help": f"Comma-separated: {', '.join(PROBES)}; or all. Default: no such runs."}
+    )
+    eval_count: str = field(
+        default="shown",
+        metadata={"help": "What all prompts say of the attempts left.", "choices": list(get_args(Count))},
     )
     eval_limit: int | None = field(default=None, metadata={"help": "Only the first this many questions of each."})
-    eval_batch_size: int = field(default=256, metadata={"help": "Attempts generated together."})
+    eval_batch_size: int = field(
+        default=256, metadata={"help": "Dialogues played together by a process, and lost at most where it is killed."}
+    )
+    eval_backend: str = field(
+        default="transformers",
+        metadata={
+            "help": "transformers (lock step), continuous, vllm, or vllm-server; after training one of the first two.",
+            "choices": list(KINDS),
+        },
+    )
+    eval_memory_gib: float = field(
+        default=8.0, metadata={"help": "Bound on the cache of keys and values of the backend continuous."}
+    )
     eval_max_attempt_tokens: int | None = field(
         default=None, metadata={"help": "Cap on one attempt. Default: that of training, or the episode's."}
     )
@@ -70,7 +119,7 @@ class EvalArguments:
     )
 
     def __post_init__(self) -> None:
-        for name in ("eval_limit", "eval_max_attempt_tokens"):
+        for name in ("eval_limit", "eval_max_attempt_tokens", "eval_samples", "eval_batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -85,6 +134,8 @@ class Settings:
     feedback: str = "binary"
     stop_at_box: bool = False
     max_attempt_tokens: int | None = None
+    base_model: str | None = None
+    """What it was trained from."""
 
     def save(self, folder: str | Path) -> None:
         write_json(Path(folder) / SETTINGS_FILE, asdict(self))

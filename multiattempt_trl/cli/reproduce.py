@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from trl import TrlParser
 
+from multiattempt_trl.cli.evaluator import NO_BASE
 from multiattempt_trl.cli.train import METRICS_FILE
 from multiattempt_trl.domains import get_domain
 from multiattempt_trl.evaluation.figures import Series, draw_accuracy_by_attempt
@@ -110,7 +111,9 @@ class Seed:
     def _arm(self, arm: str, command: list[str]) -> None:
         """Runs one command in a process of its own, unless its summary is there already."""
         folder = self.folder / arm
+        # The warm start is an arm of its own, so that none needs it beside it.
         options = ["--benchmarks", self.arguments.benchmark, "--budget", str(self.arguments.budget)]
+        options += ["--base_model", NO_BASE]
         command = [*command, *options, "--seed", str(self.seed), "--output_dir", str(folder)]
         recipe = Path(command[2]).read_text(encoding="utf-8") if command[1] == "--config" else None
         run = {"command": command, "recipe": recipe}

@@ -1,6 +1,8 @@
 """What `ppo` and `grpo` share: from a recipe to a trained, saved and evaluated model."""
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
@@ -12,7 +14,8 @@ from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from multiattempt_trl.cli.arguments import EvalArguments, Settings, TaskArguments
-from multiattempt_trl.cli.eval import Evaluator
+from multiattempt_trl.cli.eval_callback import EvalCallback
+from multiattempt_trl.cli.evaluator import NO_BASE, Evaluator
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.domains import Domain, TrainRows, get_domain
 from multiattempt_trl.rollout.live import Grade
@@ -49,22 +52,30 @@ def run(
         raise ValueError(f"domain {domain.name!r} has no model of its own: set --model_name_or_path")
     resume = to_resume(args.resume_from_checkpoint, args)
     settings = _settings(domain, args)
+    if evaluation.eval_backend.startswith("vllm"):
+        raise ValueError(
+            f"eval_backend {evaluation.eval_backend!r} evaluates a saved model: choose 'transformers' or 'continuous' "
+            "here, or skip_eval, and then run multiattempt eval"
+        )
     evaluator = None
     if not task.skip_eval:  # whatever is wrong with the evaluation is found now, not after days of training
         evaluator = Evaluator.prepare(evaluation, settings, domain, model_name=args.output_dir, seed=args.seed)
 
+    watching = _watching(domain, task, evaluation, settings, args)
+
     clock = {"start": perf_counter()}
     model = model_args.model_name_or_path or _starting_model(domain, args.seed)
     clock["warm start"] = perf_counter()
+    settings = replace(settings, base_model=model)
     with domain.grader() as grade:
-        trainer = _build(trainer_class, model, domain, grade, task, evaluator, args, model_args)
+        trainer = _build(trainer_class, model, domain, grade, task, evaluator, watching, args, model_args)
         if args.process_index == 0:
             settings.save(args.output_dir)  # before training, so that a checkpoint of it can be evaluated
         trainer.train(resume_from_checkpoint=resume)
         _save(trainer)
         clock["training"] = perf_counter()
         if evaluator is not None:
-            _evaluate(trainer, evaluator, grade)
+            _evaluate(trainer, evaluator.beside(settings.base_model), grade)
             clock["evaluation"] = perf_counter()
     spans = [f"{name} {now - before:.0f} s" for (_, before), (name, now) in pairwise(clock.items())]
     _say("Time: " + ", ".join(spans))
@@ -76,8 +87,11 @@ def _evaluate(trainer: MultiAttemptGRPOTrainer, evaluator: Evaluator, grade: Gra
     if not holds_whole_policy(trainer):
         _say(f"The policy does not fit one process, so it is not evaluated here: multiattempt eval --model {folder}")
         return
+    if trainer._dist.is_zero3:
+        # Under ZeRO-3 a second model would be opened as shards, which cannot generate alone.
+        evaluator = evaluator.beside(NO_BASE)
     with policy_to_generate(trainer) as model:
-        evaluator.run(model, trainer.processing_class, grade, folder)
+        evaluator.run(model, trainer.processing_class, grade, folder, replace_other=True)
 
 
 def _say(line: str) -> None:
@@ -102,20 +116,25 @@ def _build(
     grade: Grade,
     task: TaskArguments,
     evaluator: Evaluator | None,
+    watching: EvalCallback | None,
     args: MultiAttemptGRPOConfig,
     model_args: ModelConfig,
 ) -> MultiAttemptGRPOTrainer:
-    watched = _watched(domain, task, args)
+    watched = _watched(domain, task, watching, args)
     args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
         "dtype": model_args.dtype,
         **(args.model_init_kwargs or {}),
     }
+    judged_by = [
+        *(evaluator.benchmarks.values() if evaluator else ()),
+        *(watching.benchmarks.values() if watching else ()),
+    ]
     trainer = trainer_class(
         model,
         args,
-        to_dataset(domain.load_train(task.dataset_name, _train_rows(task, evaluator, watched))),
+        to_dataset(domain.load_train(task.dataset_name, _train_rows(task, [watched, *judged_by]))),
         grade,
         preset=domain.preset(args.prompt_preset),
         eval_dataset=to_dataset(watched) if watched else None,
@@ -124,6 +143,8 @@ def _build(
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
+    if watching is not None:
+        watching.attach(trainer)
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(Progress())
@@ -136,19 +157,48 @@ def _starting_model(domain: Domain, seed: int) -> str:
     return str(domain.build_model(seed))
 
 
-def _watched(domain: Domain, task: TaskArguments, args: MultiAttemptGRPOConfig) -> list[Question]:
-    """The questions of the evaluation while training; none without `eval_strategy`."""
+def _watching(
+    domain: Domain, task: TaskArguments, evaluation: EvalArguments, settings: Settings, args: MultiAttemptGRPOConfig
+) -> EvalCallback | None:
+    """What plays benchmarks while training; nothing without `watch`."""
+    if task.watch is None:
+        return None
+    if args.eval_strategy == "no":
+        raise ValueError(f"watch={task.watch!r} needs eval_strategy, which says when: steps, with eval_steps")
+    asked = replace(
+        evaluation,
+        benchmarks=task.watch,
+        protocol="nested",
+        budget=task.watch_budget or args.max_attempts,
+        independent=task.watch_independent,
+        probes=task.watch_probes,
+        eval_limit=task.watch_limit,
+        eval_samples=None,
+        eval_temperature=None,
+        base_model=NO_BASE,
+    )
+    prepared = Evaluator.prepare(asked, settings, domain, model_name=args.output_dir, seed=args.seed)
+    return EvalCallback(prepared.plan, prepared.benchmarks, batch_size=evaluation.eval_batch_size)
+
+
+def _watched(
+    domain: Domain, task: TaskArguments, watching: EvalCallback | None, args: MultiAttemptGRPOConfig
+) -> list[Question]:
+    """The questions of TRL's own evaluation while training; none without `eval_strategy`."""
     if args.eval_strategy == "no":
         return []
-    if task.eval_dataset_name is None:
-        raise ValueError(f"eval_strategy={args.eval_strategy} needs eval_dataset_name, a benchmark of the domain")
-    return domain.load_benchmark(task.eval_dataset_name)
+    if task.eval_dataset_name is not None:
+        return domain.load_benchmark(task.eval_dataset_name)
+    if watching is not None:
+        return next(iter(watching.benchmarks.values()))
+    raise ValueError(
+        f"eval_strategy={args.eval_strategy} needs watch or eval_dataset_name, with benchmarks of the domain"
+    )
 
 
-def _train_rows(task: TaskArguments, evaluator: Evaluator | None, watched: list[Question]) -> TrainRows:
-    benchmarks = evaluator.benchmarks.values() if evaluator is not None else ()
+def _train_rows(task: TaskArguments, benchmarks: Sequence[Sequence[Question]]) -> TrainRows:
     return TrainRows(
-        evaluated=[*watched, *(question for questions in benchmarks for question in questions)],
+        evaluated=[question for questions in benchmarks for question in questions],
         keep_benchmark_rows=task.keep_benchmark_rows,
         drop_unusable_gold=task.drop_unusable_gold,
     )

@@ -1,0 +1,102 @@
+"""Evaluation while training: benchmarks played as `multiattempt eval` plays them, at every evaluation of the Trainer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from multiattempt_trl.dialogue.episode import Question
+from multiattempt_trl.evaluation.backends import borrowed, open_models
+from multiattempt_trl.evaluation.protocols import EvalPlan
+from multiattempt_trl.evaluation.run import Evaluation, evaluate
+from multiattempt_trl.evaluation.statistics import Block, average, block
+from multiattempt_trl.training.generation import holds_whole_policy, policy_to_generate
+from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
+
+
+class EvalCallback(TrainerCallback):
+    """Plays a plan on benchmarks whenever the Trainer evaluates, and adds the numbers to the Trainer's own.
+
+    They go to the trackers and to `metrics.jsonl`, and a checkpoint can be chosen by them:
+    `metric_for_best_model: math500/within_2`. Keys are `eval_<benchmark>/within_k`, `.../pass_at_k` and `.../maj_at_k`
+    where the plan has independent samples, `.../repeats_k`, `.../abandoned` with the probe of that name, and the same
+    under `eval_average/` where there are several benchmarks.
+
+    All processes share the dialogues out. Nothing is written, and no random state is touched, so that training goes on
+    as it would have.
+
+    Args:
+        plan: what is played; without a base model.
+        benchmarks: questions by name.
+        batch_size: dialogues played together by a process.
+    """
+
+    trainer: MultiAttemptGRPOTrainer | None = None
+    """Set once there is one, by `attach`."""
+
+    def __init__(self, plan: EvalPlan, benchmarks: Mapping[str, Sequence[Question]], *, batch_size: int = 256) -> None:
+        self.plan, self.benchmarks, self.batch_size = replace(plan, base_model=None), dict(benchmarks), batch_size
+
+    def attach(self, trainer: MultiAttemptGRPOTrainer) -> None:
+        """Lets it play with the trainer's policy; raises `ValueError` where no process holds all of it."""
+        if not holds_whole_policy(trainer):
+            raise ValueError(
+                "benchmarks cannot be watched with ds3_gather_for_generation=false, since no process holds the whole "
+                "policy: leave out watch, or set it to true"
+            )
+        self.trainer = trainer
+        trainer.add_callback(self)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Adds to the `metrics` that the Trainer will choose the best checkpoint by."""
+        assert self.trainer is not None, "attach comes first"
+        found = numbers(self._evaluate(self.trainer))
+        kwargs["metrics"].update(found)
+        self.trainer.log(dict(found))
+
+    def _evaluate(self, trainer: MultiAttemptGRPOTrainer) -> Evaluation:
+        with policy_to_generate(trainer) as model, borrowed(model):
+            open_backend = open_models(
+                "continuous" if trainer.args.use_transformers_continuous_batching else "transformers",
+                model,
+                no_base,
+                trainer._tokenizer,
+                trainer.renderer,
+                batch_size=self.batch_size,
+                memory_gib=trainer.args.rollout_memory_gib,
+            )
+            plan = replace(self.plan, limits=replace(self.plan.limits, context=trainer.limits.context))
+            return evaluate(
+                plan,
+                self.benchmarks,
+                open_backend,
+                trainer.grade,
+                trainer.renderer,
+                shard_size=self.batch_size,
+                progress=not trainer.args.disable_tqdm,
+            )
+
+
+def numbers(evaluation: Evaluation) -> dict[str, float]:
+    """What is logged, under the Trainer's prefix for evaluations."""
+    blocks = {name: block(runs, evaluation.plan.budget) for name, runs in evaluation.episodes.items()}
+    if len(blocks) > 1:
+        blocks["average"] = average(list(blocks.values()))
+    return {f"eval_{name}/{key}": value for name, one in blocks.items() for key, value in _curves(one)}
+
+
+def _curves(one: Block) -> Sequence[tuple[str, float]]:
+    found = [(f"within_{k}", share) for k, share in one["accuracy"].items()]
+    found += [(f"pass_at_{k}", share) for k, share in one["pass_at_k"].items()]
+    found += [(f"maj_at_{k}", share) for k, share in one["maj_at_k"].items()]
+    found += [(f"repeats_{k}", share) for k, share in one["repeat_rate"].items()]
+    abandoned = one["probes"].get("abandoned")
+    return found if abandoned is None else [*found, ("abandoned", abandoned["share"])]
+
+
+def no_base() -> Any:
+    """There is no base model to be loaded while another is trained."""
+    raise AssertionError("the plan has none")
