@@ -19,7 +19,7 @@ from multiattempt_trl.evaluation.backends import OpenBackend, borrowed, open_mod
 from multiattempt_trl.evaluation.fingerprint import asked, weights_of
 from multiattempt_trl.evaluation.protocols import PROBES, EvalPlan
 from multiattempt_trl.evaluation.report import print_table
-from multiattempt_trl.evaluation.results import summary, write_evaluation
+from multiattempt_trl.evaluation.results import write_evaluation
 from multiattempt_trl.evaluation.run import evaluate
 from multiattempt_trl.evaluation.store import EpisodeStore
 from multiattempt_trl.rollout.live import Grade
@@ -126,8 +126,8 @@ class Evaluator:
         batch = self.arguments.eval_batch_size
         evaluation = evaluate(plan, self.benchmarks, open_backend, grade, renderer, shard_size=batch, store=store)
         if state.is_main_process:
-            write_evaluation(evaluation, place)
-            print_table(summary(evaluation)["benchmarks"], title=f"{plan.model}, {plan.protocol} protocol")
+            numbers = write_evaluation(evaluation, place)
+            print_table(numbers["benchmarks"], title=f"{plan.model}, {plan.protocol} protocol")
 
     def _asked(self, plan: EvalPlan) -> dict[str, Any]:
         base = None if plan.base_model is None else weights_of(plan.base_model)

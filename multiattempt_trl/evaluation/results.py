@@ -1,9 +1,19 @@
-"""What an evaluation leaves in its folder: the numbers, and the report of them."""
+"""What an evaluation leaves in its folder, and what is read from there: the numbers, and the report of them."""
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
 from typing import Any
 
-from multiattempt_trl.evaluation.run import Evaluation
+import multiattempt_trl
+from multiattempt_trl.evaluation.files import write_json
+from multiattempt_trl.evaluation.report import write_report
+from multiattempt_trl.evaluation.run import Evaluation, Runs, filed
 from multiattempt_trl.evaluation.statistics import Block, average, block
+from multiattempt_trl.evaluation.store import EPISODES_FILE, PLAN_FILE, read_episodes
 
 SUMMARY_FILE = "summary.json"
 REPORTED_PACKAGES = ("torch", "transformers", "trl", "math-verify")
@@ -28,3 +38,50 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
         "benchmarks": each,
         "average": average(list(each.values())),
     }
+
+
+def versions() -> dict[str, str]:
+    """Python's version, ours, and those of `REPORTED_PACKAGES` that are installed."""
+    found = {"python": python_version(), "multiattempt_trl": multiattempt_trl.__version__}
+    for package in REPORTED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
+    """Writes the report and its figures, then `summary.json`, which it returns; each appears whole or not at all."""
+    numbers = summary(evaluation)
+    write_report(folder, numbers, evaluation.episodes, evaluation.plan)
+    write_json(folder / SUMMARY_FILE, numbers)
+    return numbers
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saved:
+    """An evaluation as its folder holds it."""
+
+    folder: Path
+    summary: dict[str, Any]
+    asked: dict[str, Any]
+    """The content of `plan.json`."""
+    episodes: Mapping[str, Runs]
+
+    @classmethod
+    def read(cls, place: Path) -> "Saved":
+        """Reads `place`, or `place`/eval. Raises `ValueError` where no evaluation was ended there."""
+        folder = next((one for one in (place, place / "eval") if (one / SUMMARY_FILE).is_file()), None)
+        if folder is None:
+            raise ValueError(
+                f"{place} holds no evaluation (no {SUMMARY_FILE}, nor in {place / 'eval'}): name the folder of one, or "
+                "of its model; one that was broken off is ended by the same command"
+            )
+        try:
+            numbers = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+            asked = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+            episodes = filed(read_episodes(folder / EPISODES_FILE))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{folder} does not hold what an evaluation writes: {error}") from error
+        return cls(folder=folder, summary=numbers, asked=asked, episodes=episodes)

@@ -1,6 +1,6 @@
 """Plays a plan over benchmarks and keeps the episodes, from which every number follows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from accelerate import PartialState
@@ -66,14 +66,14 @@ def evaluate(
     ordered = [known[one] for run in runs for one in Shard(run=run, environments=run.environments).keys]
     if store is not None and state.is_main_process:
         store.finish(ordered)
-    return collect(plan, ordered)
+    return Evaluation(plan=plan, episodes=filed(ordered))
 
 
 def planned(plan: EvalPlan, benchmarks: Mapping[str, Sequence[Question]], renderer: Renderer) -> list[Run]:
     """All runs, those of the base model last, since another model must be loaded for them; errors as in `evaluate`."""
     if not benchmarks:
         raise ValueError("name at least one benchmark to evaluate on")
-    runs = [run for name, questions in benchmarks.items() for run in plan_runs(plan, name, _filed(name, questions))]
+    runs = [run for name, questions in benchmarks.items() for run in plan_runs(plan, name, _named(name, questions))]
     for run in runs:
         for env in run.environments:
             if env.sample == 0:
@@ -81,12 +81,12 @@ def planned(plan: EvalPlan, benchmarks: Mapping[str, Sequence[Question]], render
     return sorted(runs, key=lambda run: run.of_base)
 
 
-def collect(plan: EvalPlan, played: Sequence[Played]) -> Evaluation:
-    """Files episodes under their benchmark and run."""
+def filed(played: Iterable[Played]) -> dict[str, Runs]:
+    """Episodes by their benchmark and run."""
     episodes: dict[str, Runs] = {}
     for name, episode in played:
         episodes.setdefault(episode.question.benchmark, {}).setdefault(name, []).append(episode)
-    return Evaluation(plan=plan, episodes=episodes)
+    return episodes
 
 
 def _play(
@@ -129,7 +129,7 @@ def _to_all(known: dict[Key, Played]) -> dict[Key, Played]:
     return box[0]
 
 
-def _filed(benchmark: str, questions: Sequence[Question]) -> list[Question]:
+def _named(benchmark: str, questions: Sequence[Question]) -> list[Question]:
     """The questions under the name they are evaluated as."""
     if not questions:
         raise ValueError(f"benchmark {benchmark!r} has no questions")
