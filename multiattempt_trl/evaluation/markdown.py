@@ -38,14 +38,19 @@ def fenced(text: str, limit: int = 3_000) -> str:
     return f"{fence}text\n{body}\n{fence}"
 
 
+def one_line(text: str, limit: int = 80) -> str:
+    """`text` on one line, at most `limit` characters of it, with nothing that a font or UTF-8 cannot write."""
+    text = " ".join(text.split()).translate(VISIBLE).encode("utf-8", errors="replace").decode()
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 def code(text: str, limit: int = 80) -> str:
-    """`text` as inline code on one line, at most `limit` characters of it.
+    """`text` as inline code, see `one_line`.
 
     >>> code("a `b`")
     '`` a `b` ``'
     """
-    text = " ".join(text.split()).translate(VISIBLE)
-    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    text = one_line(text, limit)
     ticks = "`" * (_longest_run(text) + 1)
     space = " " if "`" in text or not text else ""
     return f"{ticks}{space}{text or ' '}{space}{ticks}"
@@ -57,7 +62,12 @@ def cell(text: str) -> str:
     >>> cell("a|b_c")
     'a\\\\|b\\\\_c'
     """
-    return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", " ".join(text.split()))
+    return plain(one_line(text, limit=500))
+
+
+def plain(text: str) -> str:
+    """`text` with its own bars and Markdown escaped."""
+    return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", text)
 
 
 def _longest_run(text: str) -> int:

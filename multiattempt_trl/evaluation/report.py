@@ -1,8 +1,7 @@
-"""What an evaluation leaves in its folder: numbers, a report to read, a picture, and every dialogue."""
+"""What a reader gets of an evaluation: a page, the same as Markdown, figures, and a table in the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from itertools import chain
 from pathlib import Path
 from platform import python_version
 from typing import Any
@@ -14,46 +13,95 @@ from rich.table import Table
 from rich.text import Text
 
 import multiattempt_trl
-from multiattempt_trl.evaluation import markdown
-from multiattempt_trl.evaluation.examples import choose_examples
-from multiattempt_trl.evaluation.figures import Series, draw_accuracy_by_attempt
-from multiattempt_trl.evaluation.files import write_episodes, write_json, write_text
-from multiattempt_trl.evaluation.run import Evaluation
-from multiattempt_trl.evaluation.statistics import Block
+from multiattempt_trl.dialogue.episode import Episode
+from multiattempt_trl.evaluation import curves, markdown, page, paper_numbers, tables
+from multiattempt_trl.evaluation.examples import choose_examples, figure_3
+from multiattempt_trl.evaluation.figures import draw_accuracy_by_attempt, draw_panels
+from multiattempt_trl.evaluation.files import write_text
+from multiattempt_trl.evaluation.headline import headline
+from multiattempt_trl.evaluation.page_data import page_data
+from multiattempt_trl.evaluation.protocols import EvalPlan
+from multiattempt_trl.evaluation.words import environment
 
 REPORTED_PACKAGES = ("torch", "transformers", "trl", "math-verify")
 """Packages whose version can change a number."""
 
 
-def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Writes `episodes.jsonl`, `episodes_independent.jsonl`, `accuracy_by_attempt.png`, `report.md`, `summary.json`.
+def write_report(
+    folder: Path,
+    summary: Mapping[str, Any],
+    evaluation: Mapping[str, Mapping[str, Sequence[Episode]]],
+    plan: EvalPlan,
+    comparisons: Sequence[str] = (),
+) -> None:
+    """Writes `report.html`, `report.md` and the figures, each file whole or not at all.
 
-    Each file appears whole or not at all, the summary last. A file of an earlier evaluation that this one does not
-    have (the independent samples, where that control was not played) is removed, so that the folder tells one story.
+    Args:
+        folder: where `summary.json` and `episodes.jsonl` stand.
+        summary: the content of `summary.json`.
+        evaluation: benchmark -> run -> episodes.
+        plan: how they were played.
+        comparisons: sentences for below the curve.
     """
-    write_episodes(folder / "episodes.jsonl", chain.from_iterable(evaluation.episodes.values()))
-    independent = folder / "episodes_independent.jsonl"
-    if evaluation.independent:
-        write_episodes(independent, chain.from_iterable(evaluation.independent.values()))
-    else:
-        independent.unlink(missing_ok=True)
-    draw_accuracy_by_attempt(series(evaluation), folder / "accuracy_by_attempt.png")
-    write_text(folder / "report.md", report(evaluation))
-    write_json(folder / "summary.json", summary(evaluation))
-
-
-def summary(evaluation: Evaluation) -> dict[str, Any]:
-    """The content of `summary.json`."""
-    plan = evaluation.plan
-    return {
-        "model": plan.model,
-        "protocol": plan.protocol,
-        "seed": plan.seed,
-        "budget": plan.budget,
-        "versions": versions(),
-        "benchmarks": evaluation.blocks,
-        "average": evaluation.average,
+    figures = {
+        "accuracy_by_attempt": draw_accuracy_by_attempt(
+            curves.run_series(summary), folder / "accuracy_by_attempt.png"
+        ),
+        "paper_figure_1": draw_accuracy_by_attempt(
+            curves.paper_figure_1(summary),
+            folder / "paper_figure_1.png",
+            title="The paper's Figure 1: average accuracy by attempts allowed",
+        ),
+        "paper_figure_5": draw_panels(
+            curves.paper_figure_5(summary),
+            folder / "paper_figure_5.png",
+            title="The paper's Figure 5: each benchmark",
+        ),
     }
+    common = {
+        "summary": summary,
+        "plan": plan,
+        "headline": headline(summary, plan),
+        "comparisons": comparisons,
+        "sections": page.sections(summary),
+        "figure_3": figure_3(evaluation),
+    }
+    text = _markdown("report.md.jinja", examples=choose_examples(evaluation, plan.budget), **common)
+    write_text(folder / "report.md", text)
+    html = page.render(
+        "report.html.jinja",
+        page.browser_scripts(),
+        figures={name: page.inline(svg, name, FIGURES[name]) for name, svg in figures.items()},
+        data=page_data(evaluation, plan),
+        **common,
+    )
+    write_text(folder / "report.html", html)
+
+
+FIGURES = {
+    "accuracy_by_attempt": "Share of questions solved by attempts allowed; the numbers stand in the tables below.",
+    "paper_figure_1": "Average accuracy by attempts allowed, beside the numbers of the paper.",
+    "paper_figure_5": "Accuracy by attempts allowed on each benchmark, beside the numbers of the paper.",
+}
+"""What each figure shows, for who cannot see it."""
+
+
+def write_comparison(
+    folder: Path, labelled: Sequence[tuple[str, Mapping[str, Any]]], sentences: Sequence[str]
+) -> None:
+    """Writes `comparison.html`, `comparison.md` and the figure `comparison.png` and `.svg`.
+
+    Args:
+        folder: where they go.
+        labelled: a label and the content of `summary.json` for each run; one hue each in the figure.
+        sentences: what the differences come to, in plain words.
+    """
+    title = "Questions solved, by attempts allowed"
+    svg = draw_accuracy_by_attempt(curves.comparison_series(labelled), folder / "comparison.png", title=title)
+    values = {"labelled": labelled, "sentences": sentences}
+    write_text(folder / "comparison.md", _markdown("comparison.md.jinja", **values))
+    figure = page.inline(svg, "comparison", "Share of questions solved by attempts allowed, one line a run.")
+    write_text(folder / "comparison.html", page.render("comparison.html.jinja", [], figure=figure, **values))
 
 
 def versions() -> dict[str, str]:
@@ -67,22 +115,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def series(evaluation: Evaluation) -> list[Series]:
-    """The average with its interval, pass@k dashed, and a thin line for each of several benchmarks."""
-    blocks, average = evaluation.blocks, evaluation.average
-    of = next(iter(blocks)) if len(blocks) == 1 else f"Average of {len(blocks)} benchmarks"
-    lines = [Series(label=f"{of}, with 95 % interval", accuracy=average["accuracy"], ci95=average["ci95"])]
-    if average["pass_at_k"]:
-        lines.append(Series(label="Independent samples (pass@k)", accuracy=average["pass_at_k"], style="dashed"))
-    if len(blocks) > 1:
-        lines += [
-            Series(label=name, accuracy=block["accuracy"], style="thin", hue=-1) for name, block in blocks.items()
-        ]
-    return lines
-
-
-def report(evaluation: Evaluation) -> str:
-    """The text of `report.md`."""
+def _markdown(template: str, **values: Any) -> str:
     templates = Environment(
         loader=PackageLoader("multiattempt_trl.evaluation"),
         autoescape=False,  # it is Markdown; what models and data sets wrote goes through `fenced`, `code` or `cell`
@@ -91,30 +124,18 @@ def report(evaluation: Evaluation) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    templates.filters |= {
-        "percent": markdown.percent,
-        "interval": markdown.interval,
-        "fenced": markdown.fenced,
-        "code": markdown.code,
-        "cell": markdown.cell,
-    }
-    blocks = evaluation.blocks
-    sections = dict(blocks) if len(blocks) == 1 else {"average": evaluation.average, **blocks}
-    return templates.get_template("report.md.jinja").render(
-        plan=evaluation.plan,
-        blocks=blocks,
-        average=evaluation.average,
-        sections=sections,
-        examples=choose_examples(evaluation.episodes, evaluation.plan.budget),
-        versions=versions(),
+    filters = ("percent", "interval", "fenced", "code", "cell", "plain")
+    templates.filters |= {name: getattr(markdown, name) for name in filters}
+    return templates.get_template(template).render(
+        paper=paper_numbers, tables=tables, environment=environment, **values
     )
 
 
-def print_table(blocks: Mapping[str, Block], *, title: str, console: Console | None = None) -> None:
+def print_table(blocks: Mapping[str, Any], *, title: str, console: Console | None = None) -> None:
     """Prints accuracy by attempt in percent, a few rows a block (a benchmark, or a run). 80 columns hold 7 attempts.
 
-    Under each share stand its 95 % interval, pass@k with as many independent attempts where that was played, and how
-    often attempt k repeats an earlier answer.
+    Under each share stand its 95 % interval, the controls and the base model where they were played, and how often
+    attempt k repeats an earlier answer.
     """
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
     table.add_column("solved, %,\nwithin k =", overflow="fold", min_width=17)
@@ -127,11 +148,18 @@ def print_table(blocks: Mapping[str, Block], *, title: str, console: Console | N
         table.add_row(Text(name), *shares, formed, used, style="bold")  # as Text: a name may hold brackets
         intervals = [f"{100 * lower:.0f}–{100 * upper:.0f}" for lower, upper in block["ci95"].values()]
         table.add_row(f" 95 %, n = {block['n']:,}", *intervals, style="dim")
-        if block["pass_at_k"]:
-            table.add_row(" pass@k", *(markdown.percent(block["pass_at_k"][k]) for k in ks), style="cyan")
-        if block["repeat_rate"]:
-            again = [block["repeat_rate"].get(k) for k in ks]
-            cells = ("" if rate is None else markdown.percent(rate) for rate in again)
-            table.add_row(" same answer again", *cells, style="dim")
+        for label, key, style in PRINTED:
+            if block[key]:
+                cells = (markdown.percent(block[key][k]) if k in block[key] else "" for k in ks)
+                table.add_row(f" {label}", *cells, style=style)
         table.add_section()
     (console or Console()).print(table)
+
+
+PRINTED = (
+    ("pass@k", "pass_at_k", "cyan"),
+    ("maj@k", "maj_at_k", "cyan"),
+    ("base model", "base_accuracy", "yellow"),
+    ("same answer again", "repeat_rate", "dim"),
+)
+"""Rows of the printed table: label, key of a block, style."""
