@@ -1,4 +1,4 @@
-"""Evaluation while training: benchmarks played as `multiattempt eval` plays them, at every evaluation of the Trainer."""
+"""Evaluation while training: benchmarks played as `multiattempt eval` plays them, whenever the Trainer evaluates."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -139,7 +139,8 @@ class Evaluator:
 
         def load() -> PreTrainedModel:
             assert name is not None, "no run asks for it"
-            return load_model(name, dtype=dtype).to(device)  # type: ignore[arg-type]
+            base: PreTrainedModel = load_model(name, dtype=dtype).to(device)  # type: ignore[arg-type]
+            return base
 
         return load
 

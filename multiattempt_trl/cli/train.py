@@ -190,7 +190,7 @@ def _watched(
     if task.eval_dataset_name is not None:
         return domain.load_benchmark(task.eval_dataset_name)
     if watching is not None:
-        return next(iter(watching.benchmarks.values()))
+        return list(next(iter(watching.benchmarks.values())))
     raise ValueError(
         f"eval_strategy={args.eval_strategy} needs watch or eval_dataset_name, with benchmarks of the domain"
     )

@@ -3,21 +3,16 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from platform import python_version
 from typing import Any
 
-import multiattempt_trl
 from multiattempt_trl.evaluation.files import write_json
-from multiattempt_trl.evaluation.report import write_report
+from multiattempt_trl.evaluation.report import versions, write_report
 from multiattempt_trl.evaluation.run import Evaluation, Runs, filed
 from multiattempt_trl.evaluation.statistics import Block, average, block
 from multiattempt_trl.evaluation.store import EPISODES_FILE, PLAN_FILE, read_episodes
 
 SUMMARY_FILE = "summary.json"
-REPORTED_PACKAGES = ("torch", "transformers", "trl", "math-verify")
-"""Packages whose version can change a number."""
 
 
 def blocks(evaluation: Evaluation) -> dict[str, Block]:
@@ -38,17 +33,6 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
         "benchmarks": each,
         "average": average(list(each.values())),
     }
-
-
-def versions() -> dict[str, str]:
-    """Python's version, ours, and those of `REPORTED_PACKAGES` that are installed."""
-    found = {"python": python_version(), "multiattempt_trl": multiattempt_trl.__version__}
-    for package in REPORTED_PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
@@ -75,8 +59,8 @@ class Saved:
         folder = next((one for one in (place, place / "eval") if (one / SUMMARY_FILE).is_file()), None)
         if folder is None:
             raise ValueError(
-                f"{place} holds no evaluation (no {SUMMARY_FILE}, nor in {place / 'eval'}): name the folder of one, or "
-                "of its model; one that was broken off is ended by the same command"
+                f"{place} holds no evaluation (no {SUMMARY_FILE}, nor in {place / 'eval'}): name the folder of one or "
+                "of its model; one that was broken off is ended by the command that began it"
             )
         try:
             numbers = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))

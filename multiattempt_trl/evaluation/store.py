@@ -113,7 +113,7 @@ class EpisodeStore:
         write_text(self.folder / EPISODES_FILE, "".join(to_line(*played) for played in episodes))
         shutil.rmtree(self.folder / PARTS_FOLDER, ignore_errors=True)
 
-    def _begun(self, asked: dict[str, Any]) -> bool:
+    def _begun(self, asked: Mapping[str, Any]) -> bool:
         """Whether this evaluation was begun here before."""
         path = self.folder / PLAN_FILE
         if not path.is_file():
