@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
+from multiattempt_trl.evaluation.intervals import Z95
 from multiattempt_trl.evaluation.shares import Shares
 
 RESAMPLES = 10_000
@@ -45,7 +47,9 @@ def paired_difference(a: Mapping[str, Shares], b: Mapping[str, Shares], *, resam
 
     Each resample draws as many questions from every benchmark as it has, with replacement, and takes both sides'
     shares of a drawn question: what makes a question hard for both cancels, so that the interval is narrower than
-    the two curves' own intervals suggest (Efron & Tibshirani 1993, chapter 13; Koehn 2004 for the paired use).
+    the two curves' own intervals suggest (Efron & Tibshirani 1993, chapter 13; Koehn 2004 for the paired use). What
+    a benchmark's resamples deviate from its mean is multiplied by `widening`: of five benchmarks, the two with 30 and
+    40 questions decide the interval, and without it 93 of 100 cover the truth.
 
     Args:
         a: benchmark -> question id -> share in [0, 1].
@@ -56,7 +60,7 @@ def paired_difference(a: Mapping[str, Shares], b: Mapping[str, Shares], *, resam
     """
     if a.keys() != b.keys() or not a:
         raise ValueError(f"a difference needs the same benchmarks on both sides, got {sorted(a)} and {sorted(b)}")
-    mean, drawn, questions, left_out = 0.0, np.zeros(resamples), 0, 0
+    mean, deviation, questions, left_out = 0.0, np.zeros(resamples), 0, 0
     generator = np.random.default_rng(SEED)
     for name in sorted(a):
         shared = sorted(a[name].keys() & b[name].keys())
@@ -68,10 +72,25 @@ def paired_difference(a: Mapping[str, Shares], b: Mapping[str, Shares], *, resam
             )
         differences = np.array([b[name][question] - a[name][question] for question in shared])
         mean += float(differences.mean()) / len(a)
-        drawn += _resampled_means(differences, resamples, generator) / len(a)
+        resampled = _resampled_means(differences, resamples, generator)
+        deviation += widening(len(shared)) * (resampled - differences.mean()) / len(a)
         questions, left_out = questions + len(shared), left_out + only_a + only_b
-    lower, upper = np.quantile(drawn, [0.025, 0.975])
+    lower, upper = mean + np.quantile(deviation, [0.025, 0.975])
     return Difference(mean=mean, ci95=(float(lower), float(upper)), questions=questions, left_out=left_out)
+
+
+def widening(n: int) -> float:
+    """How much wider an interval from n values is by Student's t than by the normal one that a bootstrap imitates.
+
+    sqrt(n / (n - 1)) t / z with the 97.5 % points of t (n - 1 degrees of freedom) and z: the "expanded percentile
+    interval" of Hesterberg 2015 (arXiv 1411.5279). t by its expansion in 1 / (n - 1) (Abramowitz & Stegun 26.7.5), to
+    a thousandth from n = 15 on. One value has no deviation to widen.
+    """
+    if n < 2:
+        return 1.0
+    z, v = Z95, n - 1
+    t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+    return sqrt(n / v) * t / z
 
 
 def _resampled_means(
