@@ -127,8 +127,8 @@ class Writer:
     def response(self, answer: str | None) -> str:
         lines, length = [], 0
         while length < self.characters * self.random.uniform(0.5, 1.5):
-            numbers = [self.random.randint(2, 999) for _ in range(3)]
-            step = f"Since \\({numbers[0]}x + {numbers[1]} = {numbers[2]}\\), we have \\[x = \\frac{{{numbers[2] - numbers[1]}}}{{{numbers[0]}}}.\\]"
+            a, b, c = (self.random.randint(2, 999) for _ in range(3))
+            step = f"Since \\({a}x + {b} = {c}\\), we have \\[x = \\frac{{{c - b}}}{{{a}}}.\\]"
             lines.append(f"{self.random.choice(self.sentences)} {step}")
             length += len(lines[-1])
         return "\n\n".join(lines) + ("" if answer is None else f"\n\nSo the answer is $\\boxed{{{answer}}}$.")

@@ -22,7 +22,7 @@ def choose_examples(
 
     The first ones, not the best ones: nobody picks them. A kind that does not occur is absent.
     """
-    mains = ([episode for episode in runs["main"] if episode.budget == budget] for runs in evaluation.values())
+    mains = ([episode for episode in runs.get("main", ()) if episode.budget == budget] for runs in evaluation.values())
     mixed = [
         episode
         for episode in chain.from_iterable(zip_longest(*mains))

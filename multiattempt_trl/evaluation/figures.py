@@ -163,12 +163,14 @@ def _draw(axes: Axes, line: Series, scale: float) -> None:
             zorder=3,
         )
     elif line.style == "points":
-        look = {"marker": marker, "markersize": 9 * scale, "markerfacecolor": PAPER, "markeredgewidth": 1.8 * scale}
-        axes.plot(ks, percents, color=line.colour, linestyle="none", label=line.label, zorder=5, **look)
+        (drawn,) = axes.plot(ks, percents, color=line.colour, linestyle="none", marker=marker, label=line.label)
+        drawn.set(markersize=9 * scale, markerfacecolor=PAPER, markeredgewidth=1.8 * scale, zorder=5)
         if scale == 1:
             for at in zip(ks, percents, strict=True):
-                text = {"xytext": (9, -3), "textcoords": "offset points", "fontsize": 9, "color": line.colour}
-                axes.annotate(f"{at[1]:.1f}", at, **text)
+                offset, size = (9, -3), 9  # points
+                axes.annotate(
+                    f"{at[1]:.1f}", at, xytext=offset, textcoords="offset points", fontsize=size, color=line.colour
+                )
     else:
         _band(axes, line, ks)
         axes.plot(

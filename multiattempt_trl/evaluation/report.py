@@ -7,6 +7,7 @@ from platform import python_version
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -21,10 +22,17 @@ from multiattempt_trl.evaluation.files import write_text
 from multiattempt_trl.evaluation.headline import headline
 from multiattempt_trl.evaluation.page_data import page_data
 from multiattempt_trl.evaluation.protocols import EvalPlan
-from multiattempt_trl.evaluation.words import environment
 
 REPORTED_PACKAGES = ("torch", "transformers", "trl", "math-verify")
 """Packages whose version can change a number."""
+
+
+FIGURES = {
+    "accuracy_by_attempt": "Share of questions solved by attempts allowed; the numbers stand in the tables below.",
+    "paper_figure_1": "Average accuracy by attempts allowed, beside the numbers of the paper.",
+    "paper_figure_5": "Accuracy by attempts allowed on each benchmark, beside the numbers of the paper.",
+}
+"""What each figure shows, for who cannot see it."""
 
 
 def write_report(
@@ -43,21 +51,7 @@ def write_report(
         plan: how they were played.
         comparisons: sentences for below the curve.
     """
-    figures = {
-        "accuracy_by_attempt": draw_accuracy_by_attempt(
-            curves.run_series(summary), folder / "accuracy_by_attempt.png"
-        ),
-        "paper_figure_1": draw_accuracy_by_attempt(
-            curves.paper_figure_1(summary),
-            folder / "paper_figure_1.png",
-            title="The paper's Figure 1: average accuracy by attempts allowed",
-        ),
-        "paper_figure_5": draw_panels(
-            curves.paper_figure_5(summary),
-            folder / "paper_figure_5.png",
-            title="The paper's Figure 5: each benchmark",
-        ),
-    }
+    figures = _draw(summary, folder)
     common = {
         "summary": summary,
         "plan": plan,
@@ -71,19 +65,27 @@ def write_report(
     html = page.render(
         "report.html.jinja",
         page.browser_scripts(),
-        figures={name: page.inline(svg, name, FIGURES[name]) for name, svg in figures.items()},
+        figures=figures,
         data=page_data(evaluation, plan),
         **common,
     )
     write_text(folder / "report.html", html)
 
 
-FIGURES = {
-    "accuracy_by_attempt": "Share of questions solved by attempts allowed; the numbers stand in the tables below.",
-    "paper_figure_1": "Average accuracy by attempts allowed, beside the numbers of the paper.",
-    "paper_figure_5": "Accuracy by attempts allowed on each benchmark, beside the numbers of the paper.",
-}
-"""What each figure shows, for who cannot see it."""
+def _draw(summary: Mapping[str, Any], folder: Path) -> dict[str, Markup]:
+    """Writes the figures into `folder`, and returns them as parts of a page."""
+    main, first, fifth = (folder / f"{name}.png" for name in FIGURES)
+    drawn = (
+        draw_accuracy_by_attempt(curves.run_series(summary), main),
+        draw_accuracy_by_attempt(
+            curves.paper_figure_1(summary), first, title="The paper's Figure 1: average accuracy by attempts allowed"
+        ),
+        draw_panels(curves.paper_figure_5(summary), fifth, title="The paper's Figure 5: each benchmark"),
+    )
+    return {
+        name: page.inline(svg, name, description)
+        for (name, description), svg in zip(FIGURES.items(), drawn, strict=True)
+    }
 
 
 def write_comparison(
@@ -126,9 +128,7 @@ def _markdown(template: str, **values: Any) -> str:
     )
     filters = ("percent", "interval", "fenced", "code", "cell", "plain")
     templates.filters |= {name: getattr(markdown, name) for name in filters}
-    return templates.get_template(template).render(
-        paper=paper_numbers, tables=tables, environment=environment, **values
-    )
+    return templates.get_template(template).render(paper=paper_numbers, tables=tables, **values)
 
 
 def print_table(blocks: Mapping[str, Any], *, title: str, console: Console | None = None) -> None:

@@ -125,12 +125,14 @@ class Browser {
     document.documentElement.dataset.open = i;
   }
 
-  open(i) {
+  /** Opens dialogue i, after a pause where keys may move on at once. */
+  open(i, pause = 0) {
     this.state = { ...this.state, open: String(i) };
     this.reveal();
     this.draw();
     this.write();
-    this.showOpen();
+    clearTimeout(this.opening);
+    this.opening = setTimeout(() => this.showOpen(), pause);
   }
 
   write() {
@@ -184,7 +186,7 @@ class Browser {
     event.preventDefault();
     const at = this.found.indexOf(Number(this.state.open || -1));
     const next = at < 0 ? 0 : Math.min(this.found.length - 1, Math.max(0, at + steps[event.key]));
-    this.open(this.found[next]);
+    this.open(this.found[next], 80);
   }
 }
 
