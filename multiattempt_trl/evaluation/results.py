@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from multiattempt_trl.evaluation.compare import Compared, gain_verdicts
 from multiattempt_trl.evaluation.files import write_json
 from multiattempt_trl.evaluation.report import versions, write_report
 from multiattempt_trl.evaluation.run import Evaluation, Runs, filed
@@ -35,10 +36,17 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def verdicts(evaluation: Evaluation) -> list[str]:
+    """Sentences on what the first further attempt brings, and what all of them do, against each control."""
+    plan = evaluation.plan
+    compared = Compared(label=Path(plan.model).name, runs=evaluation.episodes, budget=plan.budget)
+    return [gain.sentence for gain in gain_verdicts(compared) if gain.k in (2, plan.budget)]
+
+
 def write_evaluation(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
     """Writes the report and its figures, then `summary.json`, which it returns; each appears whole or not at all."""
     numbers = summary(evaluation)
-    write_report(folder, numbers, evaluation.episodes, evaluation.plan)
+    write_report(folder, numbers, evaluation.episodes, evaluation.plan, verdicts(evaluation))
     write_json(folder / SUMMARY_FILE, numbers)
     return numbers
 
