@@ -155,6 +155,19 @@ class TestAgreement:
             assert len(ran.logged("loss")) == 6
             assert_same(ran, runs[0], exact=False)
 
+    @pytest.mark.parametrize("config", ["cpu_ddp", "cpu_zero2"])
+    def test_in_bf16_the_sampler_is_taken_for_the_policy(self, tmp_path: Path, tiny_model: Path, config: str) -> None:
+        # DeepSpeed makes the weights bf16 when training begins, after the trainer was made.
+        options = ["ppo", "--bf16", "true", "--use_transformers_continuous_batching", "true"]
+        launch = ["--mixed_precision", "bf16", "--num_processes", "1"]
+        process = start(config, tmp_path, tiny_model, *options, launch=launch)
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output[-6000:]
+        drift = ran(tmp_path).logged("sampling/drift_mean")
+        assert len(drift) == 2
+        assert all(1e-4 < one < 0.02 for one in drift), drift  # bf16 rounds, and that is all
+        assert "what was sampled is not what is trained on" not in output
+
     def test_a_policy_that_fits_no_process_generates_from_its_shards(self, tmp_path: Path, tiny_model: Path) -> None:
         whole = run("cpu_zero3", tmp_path / "whole", tiny_model)
         shards = run("cpu_zero3", tmp_path / "shards", tiny_model, "ppo", "--ds3_gather_for_generation", "false")

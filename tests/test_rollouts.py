@@ -152,14 +152,14 @@ def test_drift_by_hand(caplog: pytest.LogCaptureFixture) -> None:
         TokenSequence(prompt_ids=[1], completion_ids=[5, 6], attempt_index=[1, 1], sampled_logprobs=[None, -0.5]),
     ]
     logps = torch.tensor([[-1.1, -50.0, -2.0], [-3.0, -0.8, -9.0]])
-    check = DriftCheck(torch.float32, lambda value, _: 2 * value)  # two processes with the same rows
+    check = DriftCheck(lambda value, _: 2 * value)  # two processes with the same rows
     # Distances 0.1, 0 and 0.3.
-    found = check(rows, logps)
+    found = check(rows, logps, torch.float32)
     assert found == {"sampling/drift_mean": pytest.approx(0.4 / 3), "sampling/drift_max": pytest.approx(0.3)}
     assert "over 6 tokens the sampler's log-probabilities are 0.133 away" in caplog.text
     assert "up to 0.3 here; rounding explains 0.001" in caplog.text
     caplog.clear()
-    DriftCheck(torch.float32, lambda value, _: value)(rows[:1], torch.tensor([[-1.0005, -50.0, -2.0]]))
+    DriftCheck(lambda value, _: value)(rows[:1], torch.tensor([[-1.0005, -50.0, -2.0]]), torch.float32)
     assert not caplog.text
 
 

@@ -20,18 +20,20 @@ class DriftCheck:
     """Warns with numbers where the first rollouts of a run were not sampled from the policy that is trained on them.
 
     Args:
-        dtype: what the passes compute in.
         reduce: (tensor, "sum") -> the sum over all processes.
     """
 
-    def __init__(self, dtype: torch.dtype, reduce: Callable[[torch.Tensor, str], torch.Tensor]) -> None:
-        self.left, self.tolerance, self.reduce = ROLLOUTS, TOLERANCE[dtype], reduce
+    def __init__(self, reduce: Callable[[torch.Tensor, str], torch.Tensor]) -> None:
+        self.left, self.reduce = ROLLOUTS, reduce
 
-    def __call__(self, sequences: Sequence[TokenSequence], logps: torch.Tensor) -> dict[str, float]:
+    def __call__(
+        self, sequences: Sequence[TokenSequence], logps: torch.Tensor, dtype: torch.dtype
+    ) -> dict[str, float]:
         """The mean and the largest distance over the policy tokens of a rollout.
 
         Args:
             logps: (B, T), of the very tokens, by the policy as it is trained.
+            dtype: what the passes compute in.
         """
         self.left -= 1
         told = [[float("nan") if one is None else one for one in row.sampled_logprobs] for row in sequences]
@@ -42,7 +44,8 @@ class DriftCheck:
         total, tokens = self.reduce(found, "sum").tolist()
         # No process needs to have a token, and the largest distance of all has no sum.
         mean, largest = total / max(tokens, 1), max(distance.tolist(), default=0.0)
-        if mean > self.tolerance:
+        tolerance = TOLERANCE[dtype]
+        if mean > tolerance:
             logger.warning(
                 "what was sampled is not what is trained on: over %d tokens the sampler's log-probabilities are %.3g "
                 "away from the policy's on average, up to %.3g here; rounding explains %g. Gradients will be biased. "
@@ -51,7 +54,7 @@ class DriftCheck:
                 tokens,
                 mean,
                 largest,
-                self.tolerance,
+                tolerance,
             )
         return {"sampling/drift_mean": mean, "sampling/drift_max": largest}
 

@@ -114,7 +114,7 @@ def autocast_type(trainer: "MultiAttemptGRPOTrainer") -> torch.dtype | None:
 
 
 def compute_type(trainer: "MultiAttemptGRPOTrainer") -> torch.dtype:
-    """What the policy's passes compute in."""
+    """What the policy's passes compute in, once training has begun: until then DeepSpeed leaves the weights alone."""
     model_type: torch.dtype = trainer.model.dtype
     return autocast_type(trainer) or model_type
 

@@ -134,7 +134,7 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, GRPOTrainer):
             episode=args.episode_tokens,
             context=self.model.config.get_text_config().max_position_embeddings,
         )
-        self._drift = DriftCheck(compute_type(self), self.accelerator.reduce)
+        self._drift = DriftCheck(self.accelerator.reduce)
         for _, largest in prepared:
             check_room(largest, self.limits, args.max_attempts)
 
@@ -209,7 +209,8 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, GRPOTrainer):
             self._metrics["train"]["episodes_total"] = [self._episode_counter.episodes]
         if self._drift.left and tells_logprobs(self.args):
             mode = "train" if self.model.training else "eval"
-            for key, value in self._drift(self._sequences, teacher_forced(self, batch)).items():
+            drift = self._drift(self._sequences, teacher_forced(self, batch), compute_type(self))
+            for key, value in drift.items():
                 self._metrics[mode][key].append(value)
         return batch | self._advantages(batch)
 
