@@ -183,6 +183,14 @@ def test_the_first_rollouts_of_a_run_are_checked(
     assert ("what was sampled is not what is trained on" in caplog.text) is bool(off)
 
 
+def test_a_type_that_is_no_coarser_than_float32_has_its_tolerance(tmp_path: Path, tiny_model: Path) -> None:
+    options = {"model_init_kwargs": {"dtype": torch.float64}, "use_transformers_continuous_batching": True}
+    trainer = trainer_of("grpo", tmp_path, tiny_model, max_steps=1, **options)
+    trainer.train()
+    assert trainer.model.dtype == torch.float64
+    assert logged(trainer, "sampling/drift_mean")["sampling/drift_mean"] == [pytest.approx(0, abs=1e-4)]
+
+
 @pytest.mark.parametrize("options", [{"use_transformers_continuous_batching": True, "top_p": 0.9}, {}])
 def test_where_the_sampler_tells_another_sum_or_nothing_nothing_is_checked(
     tmp_path: Path, tiny_model: Path, options: dict[str, Any]

@@ -13,7 +13,8 @@ logger = logging.getLogger(__name__)
 ROLLOUTS = 2
 """Of a run that are checked: the first, and one after an update, when keys and values of old weights would show."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
-"""Mean distance that rounding explains, by the type that is computed in. A cache of old weights is off by 1."""
+"""Mean distance that rounding explains, by the type that is computed in; for a finer one, float32's, in which
+log-probabilities are told. A cache of old weights is off by 1."""
 
 
 class DriftCheck:
@@ -44,7 +45,7 @@ class DriftCheck:
         total, tokens = self.reduce(found, "sum").tolist()
         # No process needs to have a token, and the largest distance of all has no sum.
         mean, largest = total / max(tokens, 1), max(distance.tolist(), default=0.0)
-        tolerance = TOLERANCE[dtype]
+        tolerance = TOLERANCE.get(dtype, TOLERANCE[torch.float32])
         if mean > tolerance:
             logger.warning(
                 "what was sampled is not what is trained on: over %d tokens the sampler's log-probabilities are %.3g "
