@@ -104,7 +104,8 @@ def test_evaluation_repeats_the_keys_that_the_page_says(logged: set[str]) -> Non
     update = {"value/loss", "value/clip_fraction", "value/learning_rate", "value/grad_norm"}
     policy_update = {"grad_norm", "learning_rate"}
     totals = {"sampled_tokens_total", "episodes_total"}
-    assert not_again == update | policy_update | totals | set(KEYS["Of the Trainer"])
+    drift = {"sampling/drift_mean", "sampling/drift_max"}
+    assert not_again == update | policy_update | totals | drift | set(KEYS["Of the Trainer"])
 
 
 def test_no_key_has_two_lines() -> None:

@@ -154,12 +154,12 @@ def test_drift_by_hand(caplog: pytest.LogCaptureFixture) -> None:
     logps = torch.tensor([[-1.1, -50.0, -2.0], [-3.0, -0.8, -9.0]])
     check = DriftCheck(lambda value, _: 2 * value)  # two processes with the same rows
     # Distances 0.1, 0 and 0.3.
-    found = check(rows, logps, torch.float32)
+    found = check(rows, logps, torch.float32, 0)
     assert found == {"sampling/drift_mean": pytest.approx(0.4 / 3), "sampling/drift_max": pytest.approx(0.3)}
     assert "over 6 tokens the sampler's log-probabilities are 0.133 away" in caplog.text
     assert "up to 0.3 here; rounding explains 0.001" in caplog.text
     caplog.clear()
-    DriftCheck(lambda value, _: value)(rows[:1], torch.tensor([[-1.0005, -50.0, -2.0]]), torch.float32)
+    DriftCheck(lambda value, _: value)(rows[:1], torch.tensor([[-1.0005, -50.0, -2.0]]), torch.float32, 0)
     assert not caplog.text
 
 
@@ -181,6 +181,41 @@ def test_the_first_rollouts_of_a_run_are_checked(
     assert drift["sampling/drift_mean"] == [pytest.approx(off, abs=1e-4)] * 2  # of three rollouts
     assert drift["sampling/drift_max"] == [pytest.approx(off, abs=1e-4)] * 2
     assert ("what was sampled is not what is trained on" in caplog.text) is bool(off)
+
+
+@pytest.mark.parametrize(
+    ("options", "at_steps"),
+    [
+        # 4 micro-batches a rollout: of 8 a step two rollouts come before an update, and two after each.
+        ({"gradient_accumulation_steps": 8, "max_steps": 3}, [0, 1]),
+        ({"gradient_accumulation_steps": 1, "max_steps": 12}, [0, 4]),
+        # Two batches of evaluation before the first step, and after each fourth one.
+        ({"max_steps": 12, "eval_strategy": "steps", "eval_steps": 4, "eval_on_start": True}, [0, 4]),
+    ],
+    ids=["several rollouts a step", "several steps a rollout", "evaluation first"],
+)
+def test_one_rollout_before_and_one_after_an_update_is_checked(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], at_steps: list[int]
+) -> None:
+    given = arguments(tmp_path, per_device_eval_batch_size=4, use_transformers_continuous_batching=True, **options)
+    trainer = MultiAttemptPPOTrainer(
+        str(tiny_model),
+        MultiAttemptPPOConfig(**given),
+        train_set(),
+        grade_by_length,
+        preset=PRESET,
+        eval_dataset=train_set(8),
+    )
+    checked, check = [], DriftCheck.__call__
+
+    def noting(self: DriftCheck, *args: Any) -> dict[str, float]:
+        checked.append((trainer.state.global_step, trainer.model.training))
+        return check(self, *args)
+
+    monkeypatch.setattr(DriftCheck, "__call__", noting)
+    trainer.train()
+    assert checked == [(step, True) for step in at_steps]
+    assert logged(trainer, "eval_sampling/drift_mean")["eval_sampling/drift_mean"] == []
 
 
 def test_a_type_that_is_no_coarser_than_float32_has_its_tolerance(tmp_path: Path, tiny_model: Path) -> None:

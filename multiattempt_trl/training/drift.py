@@ -10,33 +10,41 @@ from multiattempt_trl.training.sequences import TokenSequence, collate
 
 logger = logging.getLogger(__name__)
 
-ROLLOUTS = 2
-"""Of a run that are checked: the first, and one after an update, when keys and values of old weights would show."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
 """Mean distance that rounding explains, by the type that is computed in; for a finer one, float32's, in which
 log-probabilities are told. A cache of old weights is off by 1."""
 
 
 class DriftCheck:
-    """Warns with numbers where the first rollouts of a run were not sampled from the policy that is trained on them.
+    """Warns with numbers where rollouts of a run were not sampled from the policy that is trained on them.
+
+    Two rollouts for training are checked: the first one, and the first one after an update, when keys and values of
+    old weights would show.
 
     Args:
         reduce: (tensor, "sum") -> the sum over all processes.
     """
 
     def __init__(self, reduce: Callable[[torch.Tensor, str], torch.Tensor]) -> None:
-        self.left, self.reduce = ROLLOUTS, reduce
+        self.checked_at: list[int] = []
+        """After how many updates."""
+        self.reduce = reduce
+
+    def due(self, step: int) -> bool:
+        """Whether a rollout after so many updates is to be checked."""
+        return len(self.checked_at) < 2 and step > max(self.checked_at, default=-1)
 
     def __call__(
-        self, sequences: Sequence[TokenSequence], logps: torch.Tensor, dtype: torch.dtype
+        self, sequences: Sequence[TokenSequence], logps: torch.Tensor, dtype: torch.dtype, step: int
     ) -> dict[str, float]:
         """The mean and the largest distance over the policy tokens of a rollout.
 
         Args:
             logps: (B, T), of the very tokens, by the policy as it is trained.
             dtype: what the passes compute in.
+            step: how many updates came before it.
         """
-        self.left -= 1
+        self.checked_at.append(step)
         told = [[float("nan") if one is None else one for one in row.sampled_logprobs] for row in sequences]
         sampled = collate(told, logps.size(1), torch.float32).to(logps.device)
         asked = collate([row.policy_mask for row in sequences], logps.size(1), torch.bool).to(logps.device)

@@ -207,11 +207,11 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, GRPOTrainer):
         if self.model.training:
             self._metrics["train"]["sampled_tokens_total"] = [self._episode_counter.sampled_tokens]
             self._metrics["train"]["episodes_total"] = [self._episode_counter.episodes]
-        if self._drift.left and tells_logprobs(self.args):
-            mode = "train" if self.model.training else "eval"
-            drift = self._drift(self._sequences, teacher_forced(self, batch), compute_type(self))
-            for key, value in drift.items():
-                self._metrics[mode][key].append(value)
+            step = self.state.global_step
+            if tells_logprobs(self.args) and self._drift.due(step):
+                drift = self._drift(self._sequences, teacher_forced(self, batch), compute_type(self), step)
+                for key, value in drift.items():
+                    self._metrics["train"][key].append(value)
         return batch | self._advantages(batch)
 
     def _advantages(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
