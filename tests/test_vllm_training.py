@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -108,6 +109,9 @@ def test_served(serve: Callable[[], Any], tmp_path: Path, tiny_model: Path, monk
         **OPTIONS,
     )  # fmt: skip
     wait = trainer.accelerator.wait_for_everyone
+    monkeypatch.setattr(
+        "multiattempt_trl.training.generation.monotonic", lambda: monotonic() + 3600 * calls.count("wait")
+    )
     monkeypatch.setattr(trainer.accelerator, "wait_for_everyone", lambda: (calls.append("wait"), wait()))
     add = server.engine.add_request
     monkeypatch.setattr(server.engine, "add_request", lambda *args: (calls.append("ask"), add(*args)))
@@ -116,6 +120,10 @@ def test_served(serve: Callable[[], Any], tmp_path: Path, tiny_model: Path, monk
     # TRL's main process sends the weights while the others go on: nobody may ask before it is through.
     order = [name for before, name in zip(["", *calls], calls, strict=False) if name != before]
     assert order[:6] == ["sync", "wait", "ask", "sync", "wait", "ask"]
+    # To wait for it is no part of a rollout, though by this clock it takes an hour.
+    seconds = logged(trainer, "rollout/seconds")["rollout/seconds"]
+    assert len(seconds) == 2
+    assert max(seconds) < 3600
 
 
 def test_weights_that_are_not_sent_are_told(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,19 +31,22 @@ COMPUTE_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """What accelerate's mixed precision computes in."""
 
 
-def generate_episodes(trainer: "MultiAttemptGRPOTrainer", envs: Sequence[Environment]) -> list[Episode]:
+def generate_episodes(trainer: "MultiAttemptGRPOTrainer", envs: Sequence[Environment]) -> tuple[list[Episode], float]:
     """Plays one rollout with the current policy; each process its own dialogues, for as many rounds as they take.
 
     Random numbers of attempts are drawn from the run's seed, the step, the process and the dialogue, so that a resumed
     run needs no state for them.
+
+    Returns: the episodes, and the seconds they took from when this process could ask.
     """
     if trainer.use_vllm and trainer.vllm_mode == "server":
         # TRL's main process sends the weights and the others do not wait, but ask the server themselves.
         trainer.accelerator.wait_for_everyone()
     seed = stable_seed(trainer.args.seed, trainer.state.global_step, trainer.accelerator.process_index)
     shown = trainer.accelerator.is_main_process and not trainer.args.disable_tqdm
+    began = monotonic()
     with rollout_bar(len(envs), shown=shown) as on_progress:
-        return play(
+        episodes = play(
             envs,
             training_backend(trainer),
             trainer.grade,
@@ -52,6 +56,7 @@ def generate_episodes(trainer: "MultiAttemptGRPOTrainer", envs: Sequence[Environ
             seed=seed,
             on_progress=on_progress,
         )
+    return episodes, monotonic() - began
 
 
 def training_backend(trainer: "MultiAttemptGRPOTrainer") -> RolloutBackend:

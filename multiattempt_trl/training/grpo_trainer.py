@@ -1,7 +1,6 @@
 """GRPO over whole dialogues: stock `GRPOTrainer` whose completions are multi-attempt episodes."""
 
 from pathlib import Path
-from time import monotonic
 from typing import Any, ClassVar
 
 import torch
@@ -148,9 +147,7 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, GRPOTrainer):
         """Plays one dialogue per row and hands TRL its tokens; `env_mask` is 1 on policy tokens."""
         questions = [to_question(row) for row in self._rows]
         envs = [self._environment(self.args, one, self._budget(one), n) for n, one in enumerate(questions)]
-        began = monotonic()
-        episodes = generate_episodes(self, envs)
-        self._rollout_seconds = monotonic() - began
+        episodes, self._rollout_seconds = generate_episodes(self, envs)
         self._sequences = [flatten(episode) for episode in episodes]
         prices, credit, discount = self.args.prices, self.args.credit, self.args.attempt_discount
         self._prices = [price(one, prices, credit, discount) for one in episodes]  # type: ignore[arg-type]  # checked
