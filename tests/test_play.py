@@ -688,6 +688,30 @@ def test_to_an_eager_backend_an_attempt_is_submitted_as_soon_as_the_last_one_is_
     assert [episode.ending for episode in episodes] == [Ending.SOLVED, Ending.SOLVED]
 
 
+def test_while_all_answers_are_judged_a_step_is_taken_for_others_who_need_it() -> None:
+    slow = Slow()
+
+    class Shared(Scripted):
+        others, steps = True, 0
+
+        def step_for_others(self) -> bool:
+            assert not self.waiting
+            if not self.others:
+                Timer(0.05, lambda: slow.let_go("right 0", "right 1")).start()
+                return False
+            self.steps += 1
+            slow.let_go({3: "wrong 0", 6: "wrong 1"}.get(self.steps, ""))
+            self.others = self.steps < 8
+            return True
+
+    backend = Shared([["wrong 0", "right 0"], ["wrong 1", "right 1"]])
+    episodes = play([env(2), env(2)], backend, slow, RENDERER, LIMITS)
+    # A verdict that comes between two steps is seen at once; without others it is waited for.
+    assert backend.rounds == [[0, 1], [0], [1]]
+    assert backend.steps == 8
+    assert [episode.ending for episode in episodes] == [Ending.SOLVED, Ending.SOLVED]
+
+
 def test_what_a_background_grader_raises_is_raised() -> None:
     class Closed(Slow):
         def submit(self, question: Question, response: str) -> Future[Verdict]:

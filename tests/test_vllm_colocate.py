@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from threading import Timer
+from threading import Thread, Timer
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,7 +40,7 @@ from trl.generation import vllm_generation
 from trl_stand_ins import StandInGeneration
 from vllm_stand_ins import modules
 
-from multiattempt_trl.dialogue.episode import Question, Verdict
+from multiattempt_trl.dialogue.episode import Episode, Question, Verdict
 from multiattempt_trl.rollout.play import play
 from multiattempt_trl.rollout.sampling import Sampling
 from multiattempt_trl.rollout.vllm_colocate import VLLMColocateBackend
@@ -391,6 +391,48 @@ def test_two_ranks_say_what_each_says_alone_and_take_the_same_steps(tmp_path: Pa
     names = {name.split("-")[0] for kind, name in calls_of_first if kind == "add"}
     assert names == {"0", "1"}
     assert sum(kind == "abort" for kind, _ in calls_of_first) >= 5
+
+
+class LateGrade:
+    """Judges in the background, once the other rank's dialogues are over."""
+
+    def __init__(self, others_are_over: Any) -> None:
+        self.others_are_over, self.in_time = others_are_over, True
+
+    def __call__(self, question: Question, response: str) -> Verdict:
+        raise AssertionError("a grader with workers is asked by submit")
+
+    def submit(self, question: Question, response: str) -> Future[Verdict]:
+        verdict: Future[Verdict] = Future()
+        Thread(target=self._judge, args=(verdict,), daemon=True).start()
+        return verdict
+
+    def _judge(self, verdict: Future[Verdict]) -> None:
+        self.in_time &= self.others_are_over.wait(20)
+        verdict.set_result(Verdict.CORRECT)
+
+
+def test_a_rank_that_waits_for_verdicts_does_not_hold_up_the_other(tmp_path: Path) -> None:
+    over = multiprocessing.get_context("fork").Event()
+
+    def task(rank: int, group: Any) -> Any:
+        generation, grade = StandInGeneration(talker(), group=group), LateGrade(over)
+        backend, left = colocate(generation), iter(SHARES[0][1:])
+
+        def ended(episode: Episode) -> None:
+            if rank == 0 and next(left, None) is None:
+                over.set()
+
+        judged_by: Any = grade if rank else grade_by_length
+        play(SHARES[rank], backend, judged_by, RENDERER, LIMITS, stop_at_box=True, on_episode=ended)
+        return grade.in_time, generation.engine.calls
+
+    (_, first), (in_time, second) = in_two_ranks(tmp_path, task)
+    assert in_time
+    assert first == second
+    # While its answers were at the grader the other's dialogues went on, each to its next attempt.
+    last = max(at for at, (kind, names) in enumerate(first) if kind == "step" and {"1-0", "1-3"} & {*names})
+    assert sum(kind == "add" for kind, _ in first[last:]) >= 10
 
 
 def test_a_rank_that_leaves_by_an_exception_waits_for_nobody(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from multiattempt_trl.dialogue.env import Environment, Limits
 from multiattempt_trl.dialogue.episode import Ending, Episode, Verdict
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.rollout.live import Dialogue, Grade
-from multiattempt_trl.rollout.requests import RolloutBackend
+from multiattempt_trl.rollout.requests import RolloutBackend, SharedBackend
 
 GRADING_POLL_SECONDS = 0.01
 """How long an eager backend may keep the scheduler from looking whether a verdict has come."""
@@ -96,7 +96,7 @@ def play(
                 generating -= len(results)
                 tokens += sum(len(one.token_ids) for one in results)
                 judging |= {one.request_id: dialogues[one.request_id].hand_in(one, grade) for one in results}
-            else:
+            elif not (isinstance(backend, SharedBackend) and backend.step_for_others()):
                 wait(judging.values(), return_when=FIRST_COMPLETED)
             for index in judged(judging, generating, eager=backend.eager):
                 dialogue = dialogues[index]

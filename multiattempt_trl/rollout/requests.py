@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,4 +61,13 @@ class RolloutBackend(Protocol):
     def submit(self, requests: list[GenRequest]) -> None: ...
     def poll(self, timeout: float | None = None) -> list[GenResult]:
         """Finished requests, at least one where any is running; waits at most `timeout` seconds (None: no limit)."""
+        ...
+
+
+@runtime_checkable
+class SharedBackend(RolloutBackend, Protocol):
+    """One on which other processes may generate too, who then can take no step without us."""
+
+    def step_for_others(self) -> bool:
+        """Takes one step while nothing of ours is generated; False where there are no others."""
         ...

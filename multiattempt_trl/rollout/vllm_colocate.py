@@ -21,6 +21,8 @@ Named = tuple[str, GenRequest]
 """A request with its name in the engine."""
 Share = tuple[list[Named], bool]
 """What a rank says before a step: its new requests, and whether it still plays."""
+IDLE_SECONDS = 0.001
+"""From one exchange of ranks who have nothing to generate to the next."""
 
 
 class VLLMColocateBackend:
@@ -32,8 +34,8 @@ class VLLMColocateBackend:
 
     With tensor parallelism each rank has a part of the model, and all must take the same steps with the same requests.
     So before each step the ranks tell each other what is new, all add all of it, and each keeps its own results. A
-    rank whose dialogues are over goes on stepping until those of all are, unless it leaves by an exception: then the
-    others wait for it, until the launcher ends them.
+    rank that waits for verdicts goes on stepping, and so does one whose dialogues are over until those of all are,
+    unless it leaves by an exception: then the others wait for it, until the launcher ends them.
 
     Args:
         generation: TRL's `VLLMGeneration`, in mode "colocate".
@@ -101,6 +103,13 @@ class VLLMColocateBackend:
                 break
         return results
 
+    def step_for_others(self) -> bool:
+        """Takes a step with the ranks of the group, none of whose requests is ours; False where there is no group."""
+        if self._group is None:
+            return False
+        self._step(playing=True)
+        return True
+
     def _step(self, *, playing: bool) -> list[GenResult] | None:
         """One step of the engine, the same in all ranks. Returns the results of our own, None where nobody plays."""
         new, self._new = self._new, []
@@ -111,7 +120,10 @@ class VLLMColocateBackend:
             engine.add_request(name, {"prompt_token_ids": list(request.prompt_ids)}, self._params(request))
         if not any(theirs for _, theirs in shares):
             return None
-        results = self._advance() if self._attempts else {}
+        if not self._attempts:  # all wait for verdicts: leave the cores to those who judge
+            time.sleep(IDLE_SECONDS)
+            return []
+        results = self._advance()
         own = results.keys() & self._own
         self._own -= own
         return [result for name, result in results.items() if name in own]
