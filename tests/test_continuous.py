@@ -2,7 +2,9 @@
 
 import gc
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from time import sleep
@@ -335,6 +337,22 @@ def test_what_the_model_raises_is_raised(model: Qwen2ForCausalLM, monkeypatch: p
     assert len(generate(backend, [request(7, 3)])) == 1  # what was interrupted is forgotten
 
 
+def test_without_dialogues_the_model_is_opened_and_closed_all_the_same(model: Qwen2ForCausalLM) -> None:
+    # Opening may be done by all processes together (ZeRO-3 gathers), whatever each has to play.
+    opened = []
+
+    @contextmanager
+    def open_model() -> Iterator[Any]:
+        opened.append("open")
+        yield model
+        opened.append("close")
+
+    backend = ContinuousBackend(open_model, TOKENIZER, stop_ids=RENDERER.stop_ids, sampling=GREEDY, dialogues=4)
+    assert dialogues(backend, 0) == []
+    assert opened == ["open", "close"]
+    assert len(dialogues(backend, 2)) == 2
+
+
 # --- failures --------------------------------------------------------------------------------------------------------
 
 
@@ -366,6 +384,9 @@ def test_a_failed_attempt_is_told(
 def test_what_cannot_be_is_refused(model: Qwen2ForCausalLM) -> None:
     with pytest.raises(ValueError, match=r"no repetition_penalty, got 1\.2"):
         continuous(model, sampling=Sampling(repetition_penalty=1.2))
+    for few in (0, -1):
+        with pytest.raises(ValueError, match=f"dialogues under way together must be at least 1, got {few}"):
+            continuous(model, dialogues=few)
     backend = continuous(model, memory_gib=0.0001)
     backend.expect([256, 100], 16)
     with pytest.raises(ValueError, match=r"one dialogue of 256 tokens does not fit into 0\.0001 GiB"):

@@ -54,6 +54,8 @@ class ContinuousBackend:
             does not hold all dialogues at their longest, some wait, or are read again.
         autocast: the type to compute in, where it is not that of the weights.
 
+    Raises `ValueError` for a repetition penalty, and for fewer dialogues than 1.
+
     Sources: scheduling by the step is Orca's (https://www.usenix.org/conference/osdi22/presentation/yu); pages, which
     requests share, are PagedAttention's (https://arxiv.org/abs/2309.06180).
     """
@@ -72,6 +74,8 @@ class ContinuousBackend:
         autocast: torch.dtype | None = None,
     ) -> None:
         check_sampling(sampling.repetition_penalty)
+        if dialogues < 1:
+            raise ValueError(f"dialogues under way together must be at least 1, got {dialogues}")
         self.open_model, self.stop_ids, self.sampling = open_model, tuple(stop_ids), sampling
         self.capacity, self.memory_gib, self.autocast = dialogues, memory_gib, autocast
         self.piece = Pieces(tokenizer)
@@ -86,7 +90,8 @@ class ContinuousBackend:
         return cls(lambda: nullcontext(model), tokenizer, **kwargs)
 
     def expect(self, longest: Sequence[int], feedback: int) -> None:
-        self._longest, self._feedback = sorted(longest, reverse=True)[: self.capacity], feedback
+        # Who has no dialogue opens the model with the others all the same, over the smallest of caches.
+        self._longest, self._feedback = sorted(longest or [1], reverse=True)[: self.capacity], feedback
 
     def __enter__(self) -> Self:
         self._running = {}
