@@ -381,6 +381,15 @@ def test_a_failed_attempt_is_told(
     assert "attempt of dialogue 0 failed: one bad request" in caplog.text
 
 
+@pytest.mark.parametrize("heat", [0.0, 1.0])
+def test_a_model_whose_scores_are_no_numbers_is_an_error(model: Qwen2ForCausalLM, heat: float) -> None:
+    with torch.no_grad():
+        model.model.norm.weight[0] = torch.nan
+    with pytest.raises(FloatingPointError, match="the model's scores are not numbers"):
+        dialogues(continuous(model, sampling=Sampling(temperature=heat)), 4)
+    assert model.training
+
+
 def test_what_cannot_be_is_refused(model: Qwen2ForCausalLM) -> None:
     with pytest.raises(ValueError, match=r"no repetition_penalty, got 1\.2"):
         continuous(model, sampling=Sampling(repetition_penalty=1.2))

@@ -1,6 +1,7 @@
 """Rollouts in training: requests that fail, a sampler that drifts, seeds, and the bar."""
 
 import io
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -161,6 +162,16 @@ def test_drift_by_hand(caplog: pytest.LogCaptureFixture) -> None:
     caplog.clear()
     DriftCheck(lambda value, _: value)(rows[:1], torch.tensor([[-1.0005, -50.0, -2.0]]), torch.float32, 0)
     assert not caplog.text
+
+
+@pytest.mark.parametrize(("told", "by_policy"), [(math.nan, -1.0), (-1.0, math.nan)])
+def test_a_log_probability_that_is_no_number_is_told(
+    told: float, by_policy: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = TokenSequence(prompt_ids=[1], completion_ids=[5, 6], attempt_index=[1, 1], sampled_logprobs=[told, -1.0])
+    found = DriftCheck(lambda value, _: value)([row], torch.tensor([[by_policy, -1.0]]), torch.float32, 0)
+    assert math.isnan(found["sampling/drift_mean"])
+    assert "over 2 tokens the sampler's log-probabilities are nan away from the policy's on average" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["ppo", "grpo"])

@@ -33,6 +33,18 @@ def test_log_probabilities_are_exact_over_a_large_vocabulary() -> None:
     torch.testing.assert_close(told.double(), expected, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("uniforms", [None, [0.5, 0.5]])
+def test_scores_that_are_no_numbers_are_an_error(bad: float, uniforms: list[float] | None) -> None:
+    scores = torch.zeros(2, 4)
+    scores[1, 2] = bad
+    if bad == -math.inf:
+        assert draw(scores, uniforms)[1].tolist() == pytest.approx([math.log(1 / 4), math.log(1 / 3)])
+        scores[1] = bad  # a row without a token that can be
+    with pytest.raises(FloatingPointError, match="the model's scores are not numbers in 1 of 2 rows"):
+        draw(scores, uniforms)
+
+
 def test_each_row_has_its_own_number() -> None:
     logprobs = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.1, 0.9]]).log()
     assert draw(logprobs, [0.6, 0.6, 0.6])[0].tolist() == [1, 0, 1]

@@ -89,13 +89,31 @@ def draw(scores: torch.Tensor, uniforms: Sequence[float] | None) -> tuple[torch.
         uniforms: n numbers on [0, 1); None for the likeliest tokens.
 
     Returns: (n,) and (n,), the latter float32.
+
+    Raises `FloatingPointError` for scores that are NaN or infinite.
     """
     shifted = scores.float() - scores.amax(-1, keepdim=True).float()
     if uniforms is None:
         tokens, total = scores.argmax(-1), shifted.exp().sum(-1, dtype=torch.double)
+        _check_finite(total)
     else:
         cumulative = shifted.exp().cumsum(-1, dtype=torch.double)
         total = cumulative[:, -1]
+        _check_finite(total)
         target = torch.tensor(uniforms, dtype=torch.double, device=scores.device) * total
         tokens = torch.searchsorted(cumulative, target[:, None], right=True).squeeze(-1)
     return tokens, (shifted.gather(1, tokens[:, None]).squeeze(1) - total.log()).float()
+
+
+def _check_finite(total: torch.Tensor) -> None:
+    """Asked before there is an index: out of bounds, it would end a process on a GPU without a word of why.
+
+    It waits for the GPU, but so does the caller right after, who looks at the tokens of every step.
+    """
+    finite = total.isfinite()
+    if not bool(finite.all()):
+        raise FloatingPointError(
+            f"the model's scores are not numbers in {int((~finite).sum())} of {len(total)} rows: its weights are "
+            "broken (look at loss and grad_norm, and go on from an earlier checkpoint), or its type is too narrow "
+            "(--dtype float32)"
+        )

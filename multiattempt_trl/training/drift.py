@@ -45,16 +45,16 @@ class DriftCheck:
             step: how many updates came before it.
         """
         self.checked_at.append(step)
-        told = [[float("nan") if one is None else one for one in row.sampled_logprobs] for row in sequences]
+        told = [[0.0 if one is None else one for one in row.sampled_logprobs] for row in sequences]
+        asked = [[one is not None for one in row.sampled_logprobs] for row in sequences]
         sampled = collate(told, logps.size(1), torch.float32).to(logps.device)
-        asked = collate([row.policy_mask for row in sequences], logps.size(1), torch.bool).to(logps.device)
-        distance = (sampled - logps.float()).abs()[asked & ~sampled.isnan()]
+        distance = (sampled - logps.float()).abs()[collate(asked, logps.size(1), torch.bool).to(logps.device)]
         found = torch.stack([distance.sum(), torch.tensor(float(distance.numel()), device=logps.device)])
         total, tokens = self.reduce(found, "sum").tolist()
         # No process needs to have a token, and the largest distance of all has no sum.
         mean, largest = total / max(tokens, 1), max(distance.tolist(), default=0.0)
         tolerance = TOLERANCE.get(dtype, TOLERANCE[torch.float32])
-        if mean > tolerance:
+        if not mean <= tolerance:  # nor is what is no number
             logger.warning(
                 "what was sampled is not what is trained on: over %d tokens the sampler's log-probabilities are %.3g "
                 "away from the policy's on average, up to %.3g here; rounding explains %g. Gradients will be biased. "
