@@ -316,7 +316,11 @@ def test_what_it_can_hold_is_the_engines_to_say() -> None:
         ValueError, match=r"may come to 101 tokens, and vLLM holds 100 .*vllm_max_model_length to at least 101"
     ):
         backend.expect([3, 101], 16)
+    assert [colocate(generation, capacity=most).capacity for most in (3, 9)] == [3, 7]
+    with pytest.raises(ValueError, match="capacity must be at least 1, got 0"):
+        colocate(generation, capacity=0)
     generation.max_num_seqs, generation.engine.model_config = None, None
+    assert colocate(generation, capacity=9).capacity == 9
     backend = colocate(generation)
     assert backend.capacity is None
     backend.expect([10**6], 16)

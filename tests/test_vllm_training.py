@@ -161,7 +161,15 @@ def test_sampling_is_the_recipes(vllm: None, tmp_path: Path, tiny_model: Path) -
     trainer._rows = [{}] * 16
     backend = generation.training_backend(trainer)
     assert backend.sampling == Sampling(temperature=0.7, top_p=0.9, top_k=20, min_p=0.05)
-    assert backend.capacity == 16
+
+
+@pytest.mark.parametrize(("asked", "together"), [(None, 16), (5, 5), (64, 16)])
+def test_colocated_the_smaller_of_the_engines_bound_and_the_recipes_holds(
+    vllm: None, tmp_path: Path, tiny_model: Path, asked: int | None, together: int
+) -> None:
+    trainer = trainer_of("ppo", tmp_path, tiny_model, use_vllm=True, rollout_batch_size=asked)
+    trainer._rows = [{}] * 16
+    assert generation.training_backend(trainer).capacity == together
 
 
 @pytest.mark.parametrize(

@@ -41,16 +41,28 @@ class VLLMColocateBackend:
         generation: TRL's `VLLMGeneration`, in mode "colocate".
         tokenizer: its text tells where a box closes.
         stop_ids: ids that end an attempt.
+        capacity: the most attempts of this process at once; no more than the engine takes in any case.
+
+    Raises `ValueError` for a capacity below 1.
     """
 
     eager = True
 
     def __init__(
-        self, generation: Any, tokenizer: ChatTokenizer, *, stop_ids: Sequence[int], sampling: Sampling
+        self,
+        generation: Any,
+        tokenizer: ChatTokenizer,
+        *,
+        stop_ids: Sequence[int],
+        sampling: Sampling,
+        capacity: int | None = None,
     ) -> None:
+        if capacity is not None and capacity < 1:
+            raise ValueError(f"capacity must be at least 1, got {capacity}")
         self.generation, self.stop_ids, self.sampling = generation, tuple(stop_ids), sampling
         self.piece = Pieces(tokenizer)
-        self.capacity: int | None = generation.max_num_seqs
+        bounds = [bound for bound in (capacity, generation.max_num_seqs) if bound is not None]
+        self.capacity: int | None = min(bounds, default=None)
         self._group = generation.tp_group if generation.tensor_parallel_size > 1 else None
         self._rank = 0 if self._group is None else torch.distributed.get_rank(self._group)
 

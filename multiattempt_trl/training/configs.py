@@ -73,7 +73,10 @@ class MultiAttemptGRPOConfig(GRPOConfig):
     )
     rollout_batch_size: int | None = field(
         default=None,
-        metadata={"help": "Dialogues generated together. Default: all of a rollout."},
+        metadata={
+            "help": "Attempts that a process generates together, with vLLM too, whose memory is not that of training: "
+            "raise a recipe's value there. Default: those of all its dialogues in a rollout."
+        },
     )
     rollout_memory_gib: float = field(default=8.0, metadata={"help": "Bound on continuous batching's cache, GiB."})
     forward_batch_size: int | None = field(

@@ -71,7 +71,13 @@ def training_backend(trainer: "MultiAttemptGRPOTrainer") -> RolloutBackend:
     )
     dialogues = args.rollout_batch_size or len(trainer._rows)
     if args.use_vllm and args.vllm_mode == "colocate":
-        return VLLMColocateBackend(trainer.vllm_generation, trainer._tokenizer, stop_ids=stop_ids, sampling=sampling)
+        return VLLMColocateBackend(
+            trainer.vllm_generation,
+            trainer._tokenizer,
+            stop_ids=stop_ids,
+            sampling=sampling,
+            capacity=args.rollout_batch_size,
+        )
     if args.use_vllm:
         return VLLMServerBackend(
             args.vllm_server_base_url or f"http://{args.vllm_server_host}:{args.vllm_server_port}",
