@@ -541,6 +541,59 @@ def test_sharding_is_proposed_where_there_are_processes_to_share(
     assert "accelerate_configs/zero3.yaml" in found["remedy"]["arguments"]  # alone it is not enough, nor is ZeRO-2
 
 
+VLLM = ["--use_vllm", "true"]
+ENGINE = "vLLM's engine"
+
+
+def test_a_colocated_vllm_takes_its_share_of_the_card(capsys: pytest.CaptureFixture[str]) -> None:
+    share = ["--vllm_gpu_memory_utilization", "0.4"]
+    plain = plan_json(capsys, "--config", PAPER, "--gpu", "80GB")
+    found = plan_json(capsys, "--config", PAPER, "--gpu", "80GB", *VLLM, *share)
+    engine = 32 * GIB  # 0.4 of 80
+    assert [phase[ENGINE] for phase in found["phases"].values()] == [engine] * 5
+    # In a rollout it is the engine that holds keys and values, activations and logits.
+    assert (
+        found["phases"]["rollout"]["total"]
+        == sum(
+            found["phases"]["rollout"][item]
+            for item in (
+                "policy weights",
+                "critic weights",
+                "reference weights",
+                "optimizer states",
+                "rollout's tensors",
+            )
+        )
+        + engine
+    )
+    assert found["phases"]["policy update"]["total"] == plain["phases"]["policy update"]["total"] + engine
+    assert "vLLM's engine takes vllm_gpu_memory_utilization=0.4 of each card" in found["assumed"]
+    # Asleep it is not there when the others come, which is what makes the run fit.
+    assert found["fits"] is False
+    assert found["remedy"]["arguments"] == ["--vllm_enable_sleep_mode", "true"]
+    asleep = plan_json(capsys, "--config", PAPER, "--gpu", "80GB", *VLLM, *share, *found["remedy"]["arguments"])
+    assert asleep["fits"] is True
+    assert asleep["phases"]["rollout"] == found["phases"]["rollout"]
+    assert asleep["phases"]["policy update"] == plain["phases"]["policy update"]
+    assert any(line.endswith("=0.4 of each card, in a rollout alone") for line in asleep["assumed"])
+
+
+def test_without_a_card_nobody_knows_what_vllm_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    found = plan_json(capsys, "--config", PAPER, *VLLM)
+    assert not any(ENGINE in phase or "KV cache" in phase for phase in found["phases"].values())
+    assert "vLLM's engine is not counted: it takes 0.3 of each card, and none was named" in found["assumed"]
+
+
+def test_a_vllm_server_has_other_cards(capsys: pytest.CaptureFixture[str]) -> None:
+    found = plan_json(capsys, "--config", PAPER, "--gpu", "80GB", *VLLM, "--vllm_mode", "server")
+    assert not any(ENGINE in phase or "KV cache" in phase for phase in found["phases"].values())
+    assert "the vLLM server has GPUs of its own, which are not counted" in found["assumed"]
+    # Smaller rollouts would free nothing here.
+    small = plan_json(capsys, "--config", PAPER, "--gpu", "24GB", *VLLM, "--vllm_mode", "server")
+    assert small["fits"] is False
+    assert "--rollout_batch_size" not in (small["remedy"] or {}).get("arguments", [])
+
+
 def test_the_reserve(setup: Setup) -> None:
     assert usable(80 * GIB) == int(80 * GIB * 0.94) - GIB
     total = peak(setup).total
@@ -566,6 +619,11 @@ def test_cards(text: str, gigabytes: float) -> None:
         (["--config", PAPER, "--accelerate", "no.yaml"], "there is no accelerate configuration 'no.yaml'"),
         (["--config", PAPER, "--model_name_or_path", "nobody/nothing"], "pass a folder with its config.json"),
         (["--config", PAPER, "--load_in_4bit", "true"], "add --use_peft true"),
+        (["--config", PAPER, "--use_vllm", "true", "--vllm_mode", "remote"], "must be 'colocate' or 'server'"),
+        (
+            ["--config", PAPER, "--use_vllm", "true", "--vllm_gpu_memory_utilization", "30"],
+            "must be in (0, 1], got 30",
+        ),
         (["--config", PAPER, "--questions", "0"], "questions must be above 0"),
         (["--config", PAPER, "--questions", "1000"], "1000 questions are fewer than one rollout takes (1024)"),
         (["--config", PAPER, "--max_atempts", "3"], "max_atempts"),

@@ -10,7 +10,14 @@ from peft import LoraConfig
 from trl import ModelConfig, TrlParser
 
 from multiattempt_trl.cli.arguments import EvalArguments, TaskArguments
-from multiattempt_trl.cli.plan_inputs import PlanArguments, mean_lengths, model_config, number_of_questions, to_setup
+from multiattempt_trl.cli.plan_inputs import (
+    PlanArguments,
+    mean_lengths,
+    model_config,
+    number_of_questions,
+    to_setup,
+    with_vllm,
+)
 from multiattempt_trl.cli.plan_report import Plan, as_json, show
 from multiattempt_trl.domains import get_domain
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig
@@ -47,7 +54,7 @@ def make_plan(argv: list[str]) -> Plan:
     card = None if told.gpu is None else read_card(told.gpu)
     notes: list[str] = []
     config = model_config(get_domain(task.domain), model_args)
-    setup = to_setup(args, model_args, config, layout, notes)
+    setup = with_vllm(to_setup(args, model_args, config, layout, notes), args, card, notes)
     mean_attempts, mean_tokens = mean_lengths(args, told, notes)
     schedule = Schedule.of(
         args,

@@ -1,6 +1,6 @@
 """What `multiattempt plan` is told, and what it takes from a recipe."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedConfig
 from trl import ModelConfig, get_peft_config
@@ -120,6 +120,22 @@ def to_setup(
         gathers_for_rollout=args.ds3_gather_for_generation,
         paged_gib=args.rollout_memory_gib if args.use_transformers_continuous_batching else None,
     )
+
+
+def with_vllm(setup: Setup, args: MultiAttemptGRPOConfig, card: int | None, notes: list[str]) -> Setup:
+    """Where vLLM generates, with what it takes: a share of the card that it is told; adds what is known to `notes`."""
+    if not args.use_vllm:
+        return setup
+    if args.vllm_mode == "server":
+        notes.append("the vLLM server has GPUs of its own, which are not counted")
+        return replace(setup, vllm_bytes=0)
+    share = args.vllm_gpu_memory_utilization
+    if card is None:
+        notes.append(f"vLLM's engine is not counted: it takes {share:g} of each card, and none was named")
+        return replace(setup, vllm_bytes=0)
+    alone = ", in a rollout alone" if args.vllm_enable_sleep_mode else ""
+    notes.append(f"vLLM's engine takes vllm_gpu_memory_utilization={share:g} of each card{alone}")
+    return replace(setup, vllm_bytes=int(share * card), vllm_sleeps=args.vllm_enable_sleep_mode)
 
 
 def lengths(args: MultiAttemptGRPOConfig, context: int, notes: list[str]) -> Lengths:

@@ -70,23 +70,8 @@ def training_backend(trainer: "MultiAttemptGRPOTrainer") -> RolloutBackend:
         repetition_penalty=trainer.repetition_penalty,
     )
     dialogues = args.rollout_batch_size or len(trainer._rows)
-    if args.use_vllm and args.vllm_mode == "colocate":
-        return VLLMColocateBackend(
-            trainer.vllm_generation,
-            trainer._tokenizer,
-            stop_ids=stop_ids,
-            sampling=sampling,
-            capacity=args.rollout_batch_size,
-        )
     if args.use_vllm:
-        return VLLMServerBackend(
-            args.vllm_server_base_url or f"http://{args.vllm_server_host}:{args.vllm_server_port}",
-            trainer._tokenizer,
-            stop_ids=stop_ids,
-            sampling=sampling,
-            capacity=dialogues,
-            stall_seconds=args.vllm_server_timeout,
-        )
+        return _vllm_backend(trainer, sampling, dialogues)
     if args.use_transformers_continuous_batching:
         return ContinuousBackend(
             lambda: policy_to_generate(trainer),
@@ -105,6 +90,22 @@ def training_backend(trainer: "MultiAttemptGRPOTrainer") -> RolloutBackend:
         sampling=sampling,
         batch_size=args.rollout_batch_size,
         anyone=None if holds_whole_policy(trainer) else lambda busy: _anyone(trainer, busy),
+    )
+
+
+def _vllm_backend(trainer: "MultiAttemptGRPOTrainer", sampling: Sampling, dialogues: int) -> RolloutBackend:
+    args, stop_ids = trainer.args, trainer.renderer.stop_ids
+    if args.vllm_mode == "colocate":
+        return VLLMColocateBackend(
+            trainer.vllm_generation, trainer._tokenizer, stop_ids=stop_ids, sampling=sampling, capacity=dialogues
+        )
+    return VLLMServerBackend(
+        args.vllm_server_base_url or f"http://{args.vllm_server_host}:{args.vllm_server_port}",
+        trainer._tokenizer,
+        stop_ids=stop_ids,
+        sampling=sampling,
+        capacity=dialogues,
+        stall_seconds=args.vllm_server_timeout,
     )
 
 
@@ -133,7 +134,12 @@ def compute_type(trainer: "MultiAttemptGRPOTrainer") -> torch.dtype:
 def check_generation(args: "MultiAttemptGRPOConfig") -> None:
     """Raises `ValueError` for a way to generate that is not there, and for options that nobody would read."""
     if args.use_vllm:
-        _check_vllm(args)
+        check_vllm_options(args)
+        if not is_vllm_available():
+            raise ValueError(
+                "use_vllm needs vLLM, which is not installed: pip install 'multiattempt_trl[vllm]', or say "
+                "--use_transformers_continuous_batching true instead, which needs no other package"
+            )
     if args.generation_kwargs:
         raise ValueError(
             f"generation_kwargs={args.generation_kwargs} is not read: say temperature, top_p, top_k, min_p or "
@@ -151,14 +157,12 @@ def check_generation(args: "MultiAttemptGRPOConfig") -> None:
         raise ValueError(f"rollout_memory_gib must be above 0, got {args.rollout_memory_gib}")
 
 
-def _check_vllm(args: "MultiAttemptGRPOConfig") -> None:
+def check_vllm_options(args: "MultiAttemptGRPOConfig") -> None:
+    """Raises `ValueError` for what cannot be said with `use_vllm`, whether or not vLLM is there."""
     if args.vllm_mode not in ("colocate", "server"):
         raise ValueError(f"vllm_mode must be 'colocate' or 'server', got {args.vllm_mode!r}")
-    if not is_vllm_available():
-        raise ValueError(
-            "use_vllm needs vLLM, which is not installed: pip install 'multiattempt_trl[vllm]', or say "
-            "--use_transformers_continuous_batching true instead, which needs no other package"
-        )
+    if not 0 < args.vllm_gpu_memory_utilization <= 1:
+        raise ValueError(f"vllm_gpu_memory_utilization must be in (0, 1], got {args.vllm_gpu_memory_utilization}")
     if args.use_transformers_continuous_batching:
         raise ValueError("use_vllm and use_transformers_continuous_batching are two ways to generate: choose one")
     if args.vllm_structured_outputs_regex:

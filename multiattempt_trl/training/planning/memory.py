@@ -70,6 +70,10 @@ class Setup:
     gathers_for_rollout: bool = True
     paged_gib: float | None = None
     """Bound on the paged cache of continuous batching; None for lock step."""
+    vllm_bytes: int | None = None
+    """What vLLM's engine takes of each card, 0 for one elsewhere; None where vLLM does not generate."""
+    vllm_sleeps: bool = False
+    """Whether the engine leaves the card to the other phases."""
 
     @property
     def is_deepspeed(self) -> bool:

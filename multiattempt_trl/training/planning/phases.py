@@ -22,6 +22,7 @@ LIVE_PARAMETERS = 1_000_000_000
 """Elements that a ZeRO-3 engine keeps gathered during a pass (`stage3_max_live_parameters`), and casts in one step."""
 ROLLOUT_TENSORS = 48
 """Bytes per token of a rollout: ids, masks, advantages, returns, values, log-probabilities."""
+ENGINE = "vLLM's engine"
 CONTEXT_BYTES, FRAGMENTATION = GIB, 0.06
 """Left free on a card: what CUDA, cuBLAS and NCCL take for themselves, and a share that the allocator cannot use."""
 
@@ -73,6 +74,8 @@ def _held(setup: Setup) -> dict[str, int]:
         items["reference weights"] = weight_bytes(setup, setup.policy, frozen=True)
     items["optimizer states"] = sum(optimizer_bytes(setup, model) for model in engines(setup))
     items["rollout's tensors"] = setup.rollout_share * setup.lengths.trained * ROLLOUT_TENSORS
+    if setup.vllm_bytes and not setup.vllm_sleeps:
+        items[ENGINE] = setup.vllm_bytes
     if buckets := sum(_bucket_bytes(setup, model) for model in engines(setup)):
         items["buckets"] = buckets
     return items
@@ -103,7 +106,12 @@ def _casts(setup: Setup, model: ModelSize) -> int:
 
 
 def _rollout(setup: Setup) -> dict[str, int]:
-    """Reading the longest prompts, or the last token of the longest attempts, whichever takes more."""
+    """Reading the longest prompts, or the last token of the longest attempts, whichever takes more.
+
+    vLLM does that in the memory that is its own.
+    """
+    if setup.vllm_bytes is not None:
+        return {ENGINE: setup.vllm_bytes} if setup.vllm_bytes else {}
     model, precision, lengths = setup.policy, setup.precision, setup.lengths
     gathered = _gathered(setup, model)
     if gathered and setup.is_deepspeed and setup.gathers_for_rollout:

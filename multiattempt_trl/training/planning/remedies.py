@@ -85,7 +85,10 @@ def _proposals(setup: Setup, adapter: AdapterSize, batches: Batches) -> Iterator
     if not setup.checkpointing:
         flags: tuple[str, ...] = ("--activation_checkpointing", "true")
         yield Change(flags=flags, kind="checkpointing", sets={"checkpointing": True}, cost=2)
-    for cost, rows in enumerate(_halves(setup.rollout_rows), start=1):
+    if setup.vllm_bytes and not setup.vllm_sleeps:
+        flags = ("--vllm_enable_sleep_mode", "true")
+        yield Change(flags=flags, kind="vllm", sets={"vllm_sleeps": True}, cost=1)
+    for cost, rows in enumerate(_halves(setup.rollout_rows) if setup.vllm_bytes is None else (), start=1):
         flags = ("--rollout_batch_size", str(rows))
         yield Change(flags=flags, kind="rollout", sets={"rollout_rows": rows}, cost=cost)
     for cost, rows in enumerate(_halves(setup.micro_batch), start=1):

@@ -5,6 +5,7 @@ from math import ceil
 from typing import Any, Self
 
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
+from multiattempt_trl.training.generation import check_vllm_options
 from multiattempt_trl.training.launch import accumulation_steps
 
 
@@ -12,13 +13,16 @@ def planned(config_class: type[MultiAttemptGRPOConfig], processes: int) -> type[
     """A configuration that reads as it will in each of `processes`, on a machine that has neither these nor a GPU."""
 
     def post_init(self: Any) -> None:
-        told = self.update_batch_size, self.bf16, self.use_cpu
+        told = self.update_batch_size, self.bf16, self.use_cpu, self.use_vllm
         if told[0] is not None:
             self.gradient_accumulation_steps = accumulation_steps(told[0], self.per_device_train_batch_size, processes)
-        # bf16 is refused where there is no GPU for it, and the number of processes would be that of this machine.
-        self.update_batch_size, self.bf16, self.use_cpu = None, False, True
+        # bf16 is refused where there is no GPU for it, and vLLM where it is not installed; the number of processes
+        # would be that of this machine.
+        self.update_batch_size, self.bf16, self.use_cpu, self.use_vllm = None, False, True, False
         config_class.__post_init__(self)
-        self.update_batch_size, self.bf16, self.use_cpu = told
+        self.update_batch_size, self.bf16, self.use_cpu, self.use_vllm = told
+        if self.use_vllm:
+            check_vllm_options(self)
         if self.bf16 is None:
             self.bf16 = not self.fp16
 
