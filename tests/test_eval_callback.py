@@ -10,10 +10,21 @@ from test_recipes import ROOT
 
 from multiattempt_trl.cli import main
 
-QUICK = ["--per_device_train_batch_size", "8", "--max_steps", "8", "--save_steps", "4", "--skip_eval", "true"]
+QUICK = [
+    "--per_device_train_batch_size",
+    "8",
+    "--max_steps",
+    "8",
+    "--save_steps",
+    "4",
+    "--save_total_limit",
+    "3",
+    "--skip_eval",
+    "true",
+]
 WATCH = ["--watch", "arithmetic-validation,arithmetic", "--watch_limit", "12", "--watch_budget", "3"]
 WATCH += ["--watch_independent", "3", "--watch_probes", "false_feedback"]
-EVERY_TWO = ["--eval_strategy", "steps", "--eval_steps", "4", "--eval_dataset_name", "arithmetic-validation"]
+OFTEN = ["--eval_strategy", "steps", "--eval_steps", "4", "--eval_on_start", "true"]
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +52,22 @@ def test_the_numbers_are_those_of_an_evaluation_of_the_checkpoint(
 ) -> None:
     best = ["--metric_for_best_model", "average/within_3", "--learning_rate", "0.01", "--critic_warmup_steps", "0"]
     best = best if algorithm == "ppo" else best[:-2]
-    lines = watched(train(algorithm, talking, tmp_path / "run", *EVERY_TWO, *WATCH, *best))
-    assert [line["step"] for line in lines] == [4, 8]
+    lines = watched(train(algorithm, talking, tmp_path / "run", *OFTEN, *WATCH, *best))
+    assert [line["step"] for line in lines] == [0, 4, 8]
+    lines = lines[1:]
     for line in lines:
         checkpoint = tmp_path / "run" / f"checkpoint-{line['step']}"
         folder = tmp_path / f"again{line['step']}"
-        again = ["--benchmarks", "arithmetic-validation,arithmetic", "--eval_limit", "12", "--budget", "3"]
+        again = [
+            "--domain",
+            "arithmetic",
+            "--benchmarks",
+            "arithmetic-validation,arithmetic",
+            "--eval_limit",
+            "12",
+            "--budget",
+            "3",
+        ]
         main(["eval", "--model", str(checkpoint), "--output_dir", str(folder), "--base_model", "none", *again])
         summary = json.loads((folder / "eval" / "summary.json").read_text())
         for name, block in [*summary["benchmarks"].items(), ("average", summary["average"])]:
@@ -63,9 +84,9 @@ def test_the_numbers_are_those_of_an_evaluation_of_the_checkpoint(
 
 
 def test_training_goes_on_as_it_would_have(tmp_path: Path, talking: Path) -> None:
-    with_it = train("ppo", talking, tmp_path / "with", *EVERY_TWO, *WATCH)
-    without = train("ppo", talking, tmp_path / "without", *EVERY_TWO)
-    assert len(watched(with_it)) == 2
+    with_it = train("ppo", talking, tmp_path / "with", *OFTEN, *WATCH)
+    without = train("ppo", talking, tmp_path / "without")
+    assert len(watched(with_it)) == 3
     assert watched(without) == []
     plain = [{key: value for key, value in line.items() if not timed(key)} for line in without]
     beside = [{key: value for key, value in line.items() if not timed(key)} for line in with_it]
@@ -83,3 +104,6 @@ def test_without_a_time_to_watch_it_is_refused(talking: Path, tmp_path: Path, ca
     with pytest.raises(SystemExit):
         train("ppo", talking, tmp_path, "--eval_strategy", "steps", "--eval_steps", "2")
     assert "needs watch or eval_dataset_name" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        train("ppo", talking, tmp_path, *OFTEN, *WATCH, "--eval_dataset_name", "arithmetic")
+    assert "are two evaluations: choose one" in capsys.readouterr().err

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.evaluation.backends import borrowed, open_models
 from multiattempt_trl.evaluation.protocols import EvalPlan
@@ -13,12 +11,13 @@ from multiattempt_trl.evaluation.run import Evaluation, evaluate
 from multiattempt_trl.evaluation.statistics import Block, average, block
 from multiattempt_trl.training.generation import holds_whole_policy, policy_to_generate
 from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
+from multiattempt_trl.training.watching import Watcher
 
 
-class EvalCallback(TrainerCallback):
-    """Plays a plan on benchmarks whenever the Trainer evaluates, and adds the numbers to the Trainer's own.
+class EvalCallback(Watcher):
+    """Plays a plan on benchmarks whenever the Trainer evaluates, in place of TRL's own evaluation.
 
-    They go to the trackers and to `metrics.jsonl`, and a checkpoint can be chosen by them:
+    The numbers go to the trackers and to `metrics.jsonl`, and a checkpoint can be chosen by them:
     `metric_for_best_model: math500/within_2`. Keys are `eval_<benchmark>/within_k`, `.../pass_at_k` and `.../maj_at_k`
     where the plan has independent samples, `.../repeats_k`, `.../abandoned` with the probe of that name, and the same
     under `eval_average/` where there are several benchmarks.
@@ -32,30 +31,17 @@ class EvalCallback(TrainerCallback):
         batch_size: dialogues played together by a process.
     """
 
-    trainer: MultiAttemptGRPOTrainer | None = None
-    """Set once there is one, by `attach`."""
-
     def __init__(self, plan: EvalPlan, benchmarks: Mapping[str, Sequence[Question]], *, batch_size: int = 256) -> None:
         self.plan, self.benchmarks, self.batch_size = replace(plan, base_model=None), dict(benchmarks), batch_size
 
-    def attach(self, trainer: MultiAttemptGRPOTrainer) -> None:
-        """Lets it play with the trainer's policy; raises `ValueError` where no process holds all of it."""
+    def watch(self, trainer: MultiAttemptGRPOTrainer) -> dict[str, float]:
+        """Raises `ValueError` where no process holds the whole policy."""
         if not holds_whole_policy(trainer):
             raise ValueError(
                 "benchmarks cannot be watched with ds3_gather_for_generation=false, since no process holds the whole "
                 "policy: leave out watch, or set it to true"
             )
-        self.trainer = trainer
-        trainer.add_callback(self)
-
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Adds to the `metrics` that the Trainer will choose the best checkpoint by."""
-        assert self.trainer is not None, "attach comes first"
-        found = numbers(self._evaluate(self.trainer))
-        kwargs["metrics"].update(found)
-        self.trainer.log(dict(found))
+        return numbers(self._evaluate(trainer))
 
     def _evaluate(self, trainer: MultiAttemptGRPOTrainer) -> Evaluation:
         with policy_to_generate(trainer) as model, borrowed(model):

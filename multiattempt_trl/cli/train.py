@@ -127,24 +127,19 @@ def _build(
         "dtype": model_args.dtype,
         **(args.model_init_kwargs or {}),
     }
-    judged_by = [
-        *(evaluator.benchmarks.values() if evaluator else ()),
-        *(watching.benchmarks.values() if watching else ()),
-    ]
+    judged_by = [watched, *(evaluator.benchmarks.values() if evaluator else ())]
     trainer = trainer_class(
         model,
         args,
-        to_dataset(domain.load_train(task.dataset_name, _train_rows(task, [watched, *judged_by]))),
+        to_dataset(domain.load_train(task.dataset_name, _train_rows(task, judged_by))),
         grade,
         preset=domain.preset(args.prompt_preset),
         eval_dataset=to_dataset(watched) if watched else None,
         processing_class=load_tokenizer(model, task.chat_template, revision=model_args.model_revision),
-        callbacks=[JsonLines(Path(args.output_dir) / METRICS_FILE)],
+        callbacks=[JsonLines(Path(args.output_dir) / METRICS_FILE), *([watching] if watching else [])],
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
-    if watching is not None:
-        watching.attach(trainer)
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(Progress())
@@ -165,6 +160,10 @@ def _watching(
         return None
     if args.eval_strategy == "no":
         raise ValueError(f"watch={task.watch!r} needs eval_strategy, which says when: steps, with eval_steps")
+    if task.eval_dataset_name is not None:
+        raise ValueError(
+            f"watch={task.watch!r} and eval_dataset_name={task.eval_dataset_name!r} are two evaluations: choose one"
+        )
     asked = replace(
         evaluation,
         benchmarks=task.watch,
@@ -184,13 +183,13 @@ def _watching(
 def _watched(
     domain: Domain, task: TaskArguments, watching: EvalCallback | None, args: MultiAttemptGRPOConfig
 ) -> list[Question]:
-    """The questions of TRL's own evaluation while training; none without `eval_strategy`."""
+    """The questions of the evaluation while training; none without `eval_strategy`."""
     if args.eval_strategy == "no":
         return []
+    if watching is not None:  # the Trainer asks for a set, though it will not evaluate
+        return [question for questions in watching.benchmarks.values() for question in questions]
     if task.eval_dataset_name is not None:
         return domain.load_benchmark(task.eval_dataset_name)
-    if watching is not None:
-        return list(next(iter(watching.benchmarks.values())))
     raise ValueError(
         f"eval_strategy={args.eval_strategy} needs watch or eval_dataset_name, with benchmarks of the domain"
     )

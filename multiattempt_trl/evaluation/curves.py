@@ -6,9 +6,9 @@ from typing import Any
 
 from multiattempt_trl.evaluation import paper_numbers
 from multiattempt_trl.evaluation.figures import BLACK, Series
+from multiattempt_trl.evaluation.intervals import mover
 from multiattempt_trl.evaluation.markdown import one_line
 from multiattempt_trl.evaluation.paper_numbers import PaperModel
-from multiattempt_trl.evaluation.intervals import mover
 
 BASE_HUE = 1
 PAPER_HUES = (2, 5)

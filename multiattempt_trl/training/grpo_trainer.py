@@ -36,6 +36,7 @@ from multiattempt_trl.training.model_card import PAPER, describe_training
 from multiattempt_trl.training.progress import observed
 from multiattempt_trl.training.scoring import ScoringByLength
 from multiattempt_trl.training.sequences import TokenSequence, collate, flatten, spread
+from multiattempt_trl.training.watching import Watched
 
 
 def _rollout_of(_prompts: list[Any], trainer: "MultiAttemptGRPOTrainer") -> dict[str, Any]:
@@ -43,7 +44,7 @@ def _rollout_of(_prompts: list[Any], trainer: "MultiAttemptGRPOTrainer") -> dict
     return trainer._rollout()
 
 
-class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, GRPOTrainer):
+class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Watched, GRPOTrainer):
     """`GRPOTrainer` on multi-attempt episodes. With `max_attempts=1` it equals the stock trainer step for step.
 
     What differs from TRL:
@@ -51,7 +52,7 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, GRPOTrainer):
     - `_generate_and_score_completions` remembers the rows (TRL hands a rollout the prompts alone), and for
       `credit="improvement"` or `"attempt"` replaces the advantages by one per attempt.
     - the sampler's order survives a resume, and a crash leaves a whole checkpoint (`WholeCheckpoints`).
-    - `forward_batch_size` leaves out padding (`ScoringByLength`).
+    - `forward_batch_size` leaves out padding (`ScoringByLength`), and a `Watcher` among the callbacks evaluates.
     - the reward function prices each episode; there are no others.
 
     Args:
