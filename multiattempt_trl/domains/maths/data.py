@@ -3,12 +3,14 @@
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.domains import ALL_BUT_BENCHMARK_ROWS, TrainRows, UnusableGoldError
+from multiattempt_trl.domains.maths.fresh import NAME as FRESH
+from multiattempt_trl.domains.maths.fresh import fresh_arithmetic
 from multiattempt_trl.domains.maths.rows import SUFFIXES, listed, read_rows, to_questions
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ _HUB_ID = re.compile(r"(?P<path>[\w.-]+/[\w.-]+?)(?::(?P<split>[\w.-]+))?")
 
 
 def load_train(spec: str | None = None, rows: TrainRows = ALL_BUT_BENCHMARK_ROWS) -> list[Question]:
-    """Training questions: the paper's set for None, else a local file or a Hub id (split `train`).
+    """Training questions: the paper's set for None, else a local file, a Hub id (split `train`), or generated ones.
 
     Problems that also stand in a benchmark are dropped unless `rows` says otherwise. Errors as in `load_benchmark`,
     and `ValueError` where no row is left.
@@ -63,7 +65,8 @@ def load_train(spec: str | None = None, rows: TrainRows = ALL_BUT_BENCHMARK_ROWS
 
 
 def load_benchmark(spec: str) -> list[Question]:
-    """Test questions: one of `BENCHMARKS`, a local path, or a Hub id (split `test`), as they are or as `name=...`.
+    """Test questions: one of `BENCHMARKS`, `fresh-arithmetic` with or without a seed and a size (`maths/fresh.py`), a
+    local path, or a Hub id (split `test`); all but the first as they are or as `name=...`.
 
     A local file is JSON lines, JSON, parquet, or a folder saved by `datasets`. Of several splits one is named as
     `path:split`. Without a name the path's stem is the name.
@@ -106,13 +109,18 @@ def _without(questions: Sequence[Question], evaluated: Sequence[Question]) -> li
 
 
 def _load(spec: str, *, split: str, what: str) -> list[Question]:
-    """Questions of a local path or a Hub id, as they are or as `name=...`. `split` is read from the Hub by default."""
+    """Questions of a local path or a Hub id, or generated ones, as they are or as `name=...`.
+
+    `split` is read from the Hub by default.
+    """
     path = Path(spec)
     if path.exists():
         return to_questions(read_rows(path), path.stem, where=spec)
     name, equals, place = spec.partition("=")
     if not equals:
         name, place = path.stem, spec
+    if place.startswith(FRESH) and not Path(place).exists() and not place.endswith(SUFFIXES):
+        return [replace(question, benchmark=name) for question in fresh_arithmetic(place)]
     folder, colon, named = place.rpartition(":")
     if Path(place).exists():
         return to_questions(read_rows(Path(place)), name, where=place)
@@ -121,9 +129,11 @@ def _load(spec: str, *, split: str, what: str) -> list[Question]:
     hub = _HUB_ID.fullmatch(place)
     if hub and not place.endswith(SUFFIXES):
         return _from_hub(name, HubSource(path=hub["path"], split=hub["split"] or split))
+    if spec.startswith(FRESH) and not spec.endswith(SUFFIXES):
+        fresh_arithmetic(spec)  # says how it is spelt
     if equals or place.endswith(SUFFIXES):
         raise ValueError(f"{what} {spec!r}: there is no file {place!r}")
-    known = f"one of {', '.join(BENCHMARKS)}, " if what == "benchmark" else ""
+    known = f"one of {', '.join(BENCHMARKS)}, {FRESH}, " if what == "benchmark" else ""
     raise ValueError(
         f"{what} {spec!r} is unknown: choose {known}a local file, name=path/to/file, or a Hub id such as {TRAIN.path}"
     )
