@@ -15,6 +15,7 @@ COMMANDS = {
     "ppo": "train with PPO, the paper's method: --config recipes/.../ppo/....yaml [--any_field value]",
     "grpo": "train with GRPO: --config recipes/.../grpo/....yaml [--any_field value]",
     "eval": "evaluate a checkpoint or Hub model at 1 to K attempts: --model ... [--benchmarks ...] [--budget 7]",
+    "play": "ask a model a question and watch its attempts: [--model ...] [--benchmark math500 --question 3]",
     "plan": "what a run will need, and whether it fits: --config ... [--accelerate ...] [--gpu 24GB]",
     "grade": "grade an answer, or a file of them: --gold ... --answer ..., or --cases cases.jsonl",
     "validate": "check that the gold answers of question sets can be graded: --data math500 [--data name=path]",

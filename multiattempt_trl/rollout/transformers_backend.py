@@ -13,6 +13,7 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
+from transformers.generation.streamers import BaseStreamer
 
 from multiattempt_trl.dialogue.boxes import BoxMatcher
 from multiattempt_trl.dialogue.rendering import ChatTokenizer
@@ -35,6 +36,7 @@ class TransformersBackend:
         anyone: for a model whose shards are spread over processes, which all must call `generate` equally often: tells
             whether any of them is busy, given whether this one is. A process that is done generates for nobody until
             all are. None where each process has a whole model.
+        streamer: is told of the tokens as they come, which `generate` does for one row alone (`rollout/streaming.py`).
     """
 
     eager = False
@@ -51,12 +53,15 @@ class TransformersBackend:
         batch_size: int | None = None,
         own_draws: bool = False,
         anyone: Callable[[bool], bool] | None = None,
+        streamer: BaseStreamer | None = None,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"the generation batch size must be at least 1, got {batch_size}")
+        if streamer is not None and batch_size != 1:
+            raise ValueError(f"a streamer follows one attempt at a time: set batch_size=1, got {batch_size}")
         self.open_model, self.tokenizer, self.batch_size, self.anyone = open_model, tokenizer, batch_size, anyone
         self.pad_token_id, self.stop_ids, self.sampling = pad_token_id, tuple(stop_ids), sampling
-        self.own_draws = own_draws and sampling.temperature > 0
+        self.own_draws, self.streamer = own_draws and sampling.temperature > 0, streamer
         self.piece = Pieces(tokenizer)
         self._waiting: list[GenRequest] = []
 
@@ -124,6 +129,7 @@ class TransformersBackend:
             logits_processor=self._draws(requests),
             # Without need of it, leave `generate` as stock GRPO calls it.
             stopping_criteria=StoppingCriteriaList([ends]) if ends.needed else None,
+            streamer=self.streamer,
         )
         sampled = output[:, width:].tolist()
         return [self._result(request, ids) for request, ids in zip(requests, sampled, strict=True)]
