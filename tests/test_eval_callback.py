@@ -1,11 +1,13 @@
 """Benchmarks played while training: the numbers of `multiattempt eval`, a checkpoint chosen by them, no trace left."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from talkers import TOKENIZER, talker
+from test_documents import WATCHED
 from test_recipes import ROOT
 
 from multiattempt_trl.cli import main
@@ -91,6 +93,12 @@ def test_training_goes_on_as_it_would_have(tmp_path: Path, talking: Path) -> Non
     plain = [{key: value for key, value in line.items() if not timed(key)} for line in without]
     beside = [{key: value for key, value in line.items() if not timed(key)} for line in with_it]
     assert [line for line in beside if line not in watched(beside)] == plain
+    keys = {re.sub(r"_\d$", "_k", key) for line in watched(with_it) for key in line} - {"step", "epoch"}
+    names = ("arithmetic", "arithmetic-validation", "average")
+    documented = {key.replace("<set>", name) for key in WATCHED for name in names}
+    # A model that gets nothing right at once has nothing to give up.
+    assert documented - keys <= {f"eval_{name}/abandoned" for name in names}
+    assert keys <= documented
 
 
 def timed(key: str) -> bool:

@@ -271,4 +271,4 @@ def test_an_unreachable_hub_tells_the_remedy(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_doctests() -> None:
-    assert doctest.testmod(maths_rows) == doctest.TestResults(failed=0, attempted=3)
+    assert doctest.testmod(maths_rows) == doctest.TestResults(failed=0, attempted=4)
