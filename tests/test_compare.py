@@ -52,8 +52,8 @@ class TestPairedDifference:
         draw = random.Random(0)
         a = {name: {str(q): draw.random() for q in range(30)} for name in "xy"}
         b = {name: {str(q): draw.random() for q in range(30)} for name in "xy"}
-        turned = {name: dict(reversed(b[name].items())) for name in reversed(b)}
-        assert paired_difference(a, b) == paired_difference(a, turned)
+        turned_a, turned_b = ({name: dict(reversed(of[name].items())) for name in reversed(of)} for of in (a, b))
+        assert paired_difference(a, b) == paired_difference(turned_a, turned_b)
 
     def test_a_difference_that_rounding_makes_is_none(self) -> None:
         noise = Difference(mean=0.01, ci95=(1e-17, 0.02), questions=100, left_out=0)
@@ -109,7 +109,7 @@ def answered(
 class TestSimulation:
     def test_a_planted_difference_of_3_points_is_found(self) -> None:
         # 1,500 questions. Answered once each, the standard error is sqrt(0.15 / 1500) = 1 point, and 3 points are
-        # found in about 17 of 20 cases; with four samples each it is half a point.
+        # found in four of five cases; with four samples each it is half a point.
         draw = random.Random(0)
         sizes = {"math500": 500, "level5": 500, "olympiad": 500}
         found = [paired_difference(*answered(draw, sizes, 0.03, 4), resamples=1000) for _ in range(100)]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from dialogues import alone, dialogue
 
-from multiattempt_trl.dialogue.episode import Episode
+from multiattempt_trl.dialogue.episode import Episode, Verdict
 from multiattempt_trl.evaluation.blocks import Block
 from multiattempt_trl.evaluation.controls import Votes, count_votes, maj_at_k, pass_at_k
 from multiattempt_trl.evaluation.intervals import mover, share_interval, wilson
@@ -111,6 +112,9 @@ class TestBlock:
         assert found["repeat_rate"] == {"2": 0.5}
         assert found["mean_attempts"] == 2.0
         assert found["announced"] == {"1": 1.0, "2": 0.0}
+        # A run of its own goes before the main one.
+        own = block({"main": played, "announced_1": [dialogue("a", ["2"], budget=1)]}, 2)
+        assert own["announced"] == {"1": 0.0, "2": 0.0}
 
     def test_failed_dialogues_are_counted_and_tell_nothing(self) -> None:
         broken = [dialogue("e", ["1"], budget=3, failed=True), dialogue("a", ["7", "7"], budget=3, failed=True)]
@@ -297,6 +301,11 @@ class TestMajority:
         votes = count_votes(episode.attempts[0] for episode in right + others)
         assert votes == Votes(correct=2, others=(3, 2, 1), silent=1)
 
+    def test_a_wrong_answer_outside_of_a_box_does_not_vote(self) -> None:
+        (boxless,) = alone("a", [None])[0].attempts
+        votes = count_votes([replace(boxless, verdict=Verdict.WRONG)])
+        assert votes == Votes(correct=0, others=(), silent=1)
+
     def test_an_answer_that_is_only_typesetting_or_endless_is_a_class(self) -> None:
         long = "9" * 100_000
         answers = [r"\text{}", long, long]
@@ -351,7 +360,7 @@ class TestMeans:
         assert mean["pass_ci95"]["2"] == pytest.approx([0.5 - 0.0707107, 0.5 + 0.0707107])
         # A curve of one benchmark is not the average's; what is seen at attempt k is of those that reached it.
         assert mean["base_accuracy"] == mean["base_ci95"] == {}
-        assert mean["announced"] == pytest.approx({"1": 0.3})
+        assert mean["announced"] == average([large, small])["announced"] == pytest.approx({"1": 0.3})
         assert mean["repeat_rate"] == {"2": 0.5}
         assert mean["truncated"] == {"1": 0.25, "2": 1.0}  # `small` cut none of its first attempts
         assert mean["levels"] == mean["subjects"] == {}

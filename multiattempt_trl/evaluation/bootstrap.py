@@ -15,8 +15,8 @@ SEED = 0
 """Fixed: the same episodes give the same interval."""
 ROUNDING = 1e-9
 """A limit this close to zero is zero: thirds and sixths of a question do not sum up exactly."""
-AT_ONCE = 1_000_000
-"""Drawn questions held in memory at a time."""
+AT_ONCE = 100_000
+"""Drawn questions held in memory at a time: what a processor's cache holds is twice as fast. Changes no number."""
 FEW = 20
 """Below so many questions the interval is too narrow to say anything by: drawn again and again, three questions of
 which all improved show no variation at all."""
