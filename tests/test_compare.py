@@ -144,7 +144,7 @@ class TestSimulation:
 
 
 def difference(mean: float, lower: float, upper: float, *, questions: int = 500, left_out: int = 0) -> Difference:
-    """In percent points."""
+    """In percentage points."""
     return Difference(mean=mean / 100, ci95=(lower / 100, upper / 100), questions=questions, left_out=left_out)
 
 
@@ -205,16 +205,16 @@ class TestSentences:
         def said(against: str, found: Difference | None) -> str:
             return Gain(label="A", k=4, against=against, difference=found).sentence  # type: ignore[arg-type]
 
-        points = "A: within 4 attempts 6.1 [3.9, 8.4] percent points more are solved than by "
+        points = "A: within 4 attempts 6.1 [3.9, 8.4] percentage points more are solved than by "
         assert said("first", UP) == f"{points}the first attempt alone"
         assert said("pass", UP) == f"{points}4 independent samples"
         assert said("maj", UP) == f"{points}a majority vote over 4 independent samples"
         assert said("base", UP) == f"{points}the base model within 4 attempts"
         assert said("pass", DOWN) == (
-            "A: within 4 attempts 4.0 [2.0, 6.0] percent points fewer are solved than by 4 independent samples"
+            "A: within 4 attempts 4.0 [2.0, 6.0] percentage points fewer are solved than by 4 independent samples"
         )
         assert said("pass", NONE) == (
-            "A: within 4 attempts +0.5 [-1.0, 2.0] percent points against 4 independent samples; "
+            "A: within 4 attempts +0.5 [-1.0, 2.0] percentage points against 4 independent samples; "
             "no difference can be told from these questions"
         )
         assert said("base", None) == (

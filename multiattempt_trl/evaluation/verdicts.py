@@ -1,6 +1,6 @@
 """What a comparison found, as records with a verdict in plain words.
 
-Numbers in sentences are percent points, with the 95 % interval in brackets. Each interval is right for itself: of
+Numbers in sentences are percentage points, with the 95 % interval in brackets. Each interval is right for itself: of
 twenty differences that are none, one will look like one.
 """
 
@@ -94,10 +94,10 @@ class Gain:
             return f"{self.label}: evaluated without {absent}, so how far that explains the gain is not known"
         within = f"{self.label}: within {_attempts(self.k)}"
         if not difference.told:
-            return f"{within} {_points(difference)} percent points against {reference}; {_untold(difference)}"
+            return f"{within} {_points(difference)} percentage points against {reference}; {_untold(difference)}"
         more = difference.mean > 0
         points = _points(difference, sign=False, flip=not more)
-        return f"{within} {points} percent points {'more' if more else 'fewer'} are solved than by {reference}"
+        return f"{within} {points} percentage points {'more' if more else 'fewer'} are solved than by {reference}"
 
 
 def _attempts(k: int) -> str:
@@ -105,7 +105,7 @@ def _attempts(k: int) -> str:
 
 
 def _points(difference: Difference, *, sign: bool = True, flip: bool = False) -> str:
-    """In percent points, "+6.1 [3.9, 8.4]"; `flip` is A - B."""
+    """In percentage points, "+6.1 [3.9, 8.4]"; `flip` is A - B."""
     lower, upper = difference.ci95
     mean = difference.mean
     if flip:
