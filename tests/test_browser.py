@@ -2,29 +2,21 @@
 
 import json
 import re
-import shutil
-import subprocess
-from collections.abc import Callable
+from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 from urllib.parse import urlencode
 
 import invented
 import pytest
+from chromium import EXECUTABLE, Chromium
 from invented import attempt, episode, plan
 
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.evaluation import page_data
 from multiattempt_trl.evaluation.report import write_comparison, write_report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium")
-
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"),
-    *("--window-size=1400,1000", "--dump-dom"),
-]
+pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium; apt-get install chromium")
 
 
 class Dom:
@@ -62,25 +54,27 @@ def text(html: str) -> str:
     return " ".join(unescape(re.sub(r"<annotation.*?</annotation>|<[^>]*>", " ", html, flags=re.DOTALL)).split())
 
 
-Open = Callable[..., Dom]
+class Browse:
+    """Opens pages in a browser."""
+
+    def __init__(self, browser: Chromium) -> None:
+        self.browser = browser
+
+    def __call__(self, page: Path, **state: str) -> Dom:
+        """The page with a state in its address, when all of it is there."""
+        self.browser.open(f"{page.as_uri()}#{urlencode(state)}" if state else page.as_uri())
+        self.browser.wait("document.documentElement.dataset.state === 'ready' || !document.scripts.length")
+        return self.dom()
+
+    def dom(self) -> Dom:
+        """The page as it is now."""
+        return Dom(self.browser.evaluate("document.documentElement.outerHTML"), list(self.browser.messages))
 
 
-@pytest.fixture
-def browse(tmp_path: Path) -> Open:
-    """Opens a page with a state in its address, in a browser without a past."""
-
-    def browse(page: Path, budget: int = 10_000, **state: str) -> Dom:
-        assert CHROMIUM
-        profile = tmp_path / "profile"
-        address = f"{page.as_uri()}#{urlencode(state)}" if state else page.as_uri()
-        flags = [*FLAGS, f"--user-data-dir={profile}", f"--virtual-time-budget={budget}"]
-        done = subprocess.run(
-            [CHROMIUM, *flags, address], capture_output=True, text=True, timeout=120, check=True, errors="replace"
-        )
-        shutil.rmtree(profile, ignore_errors=True)
-        return Dom(done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line])
-
-    return browse
+@pytest.fixture(scope="module")
+def browse() -> Iterator[Browse]:
+    with Chromium() as browser:
+        yield Browse(browser)
 
 
 X = Question(
@@ -117,7 +111,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
-def test_it_opens_with_the_main_dialogues(browse: Open, report: Path) -> None:
+def test_it_opens_with_the_main_dialogues(browse: Browse, report: Path) -> None:
     dom = browse(report)
     assert dom.messages == []
     assert dom.data["state"] == "ready"
@@ -138,14 +132,15 @@ def test_it_opens_with_the_main_dialogues(browse: Open, report: Path) -> None:
         ({"outcome": "never", "run": "all"}, [2, 5]),  # a lost one tells nothing
         ({"repeated": "1", "run": "all"}, [2]),
         ({"truncated": "1", "run": "all"}, [2]),
-        ({"level": "5", "subject": "Algebra"}, [0, 2, 4]),
+        ({"level": "5"}, [0, 2, 4]),
+        ({"subject": "Number"}, [1]),
         ({"q": "ZEBRA"}, [2]),  # in a response
         ({"q": "y^2 = 9"}, [1]),  # in a problem
         ({"q": "sqrt", "run": "all"}, [4, 5, 6]),  # in a right answer
         ({"q": "needle", "outcome": "lost", "run": "all"}, [6]),
     ],
 )
-def test_filters(browse: Open, report: Path, state: dict[str, str], rows: list[int]) -> None:
+def test_filters(browse: Browse, report: Path, state: dict[str, str], rows: list[int]) -> None:
     dom = browse(report, **state)
     assert dom.messages == []
     assert dom.rows == rows
@@ -153,7 +148,7 @@ def test_filters(browse: Open, report: Path, state: dict[str, str], rows: list[i
     assert dom.count.startswith(f"{len(rows)} of 7 dialogues")
 
 
-def test_a_dialogue_as_it_went(browse: Open, report: Path) -> None:
+def test_a_dialogue_as_it_went(browse: Browse, report: Path) -> None:
     dom = browse(report, open="2")
     assert dom.messages == []
     shown = text(dom.detail)
@@ -180,13 +175,13 @@ def test_a_dialogue_as_it_went(browse: Open, report: Path) -> None:
     ]
 
 
-def test_a_right_answer_that_was_called_wrong(browse: Open, report: Path) -> None:
+def test_a_right_answer_that_was_called_wrong(browse: Browse, report: Path) -> None:
     shown = text(browse(report, open="3", run="all").detail)
     assert "Attempt 1 of 2 correct answer 3" in shown
     assert "Your answer is wrong. Try alternatives and refine your answer. You have 2 attempts left." in shown
 
 
-def test_latex_is_rendered_and_its_answer_marked(browse: Open, report: Path) -> None:
+def test_latex_is_rendered_and_its_answer_marked(browse: Browse, report: Path) -> None:
     detail = browse(report, open="1").detail
     problem = detail[: detail.index("gold")]
     assert "<mfrac>" not in problem
@@ -215,19 +210,19 @@ HOSTILE = [
     ],
     [  # what would take long to look through
         "$" * 100_000 + "$ x" * 20_000,
-        "\\(" * 50_000 + "\\[" * 50_000 + "\\begin{align}" * 20_000 + "\\boxed{" * 20_000,
         "x" * 300_000,
     ],
+    ["\\(" * 50_000, "\\[" * 50_000, "[asy]" * 20_000 + "\\(" * 30_000, "\\boxed{" * 20_000 + "\\[" * 30_000],
     [  # what would be too deep or too large to draw
         "$" + "{" * 1_900 + "$ $" + "\\sqrt" * 390 + "1$ $" + "\\left(" * 300 + "$",
-        "$" + "\\sqrt" * 390 + "1$",
+        "$" + "\\sqrt{" * 200 + "1" + "}" * 200 + "$",
         "$\\def\\a{xxxx}\\def\\b{\\a\\a\\a\\a}\\def\\c{\\b\\b\\b\\b}\\def\\d{\\c\\c\\c\\c}\\d\\d\\d\\d$",
         "$\\rule{99999em}{99999em}$",
     ],
 ]
 
 
-def test_nothing_that_a_model_writes_runs_or_hangs(browse: Open, tmp_path: Path) -> None:
+def test_nothing_that_a_model_writes_runs_or_hangs(browse: Browse, tmp_path: Path) -> None:
     evil = Question(id="</script>", problem=HOSTILE[0][0], answer="$<b>$", benchmark="<img src=x>", level="<i>")
     dialogues = [episode(evil, *(attempt(said + "\\boxed{<i>}") for said in each), budget=4) for each in HOSTILE]
     played = {"<img src=x>": {"main": dialogues}}
@@ -238,14 +233,51 @@ def test_nothing_that_a_model_writes_runs_or_hangs(browse: Open, tmp_path: Path)
         assert dom.data["open"] == str(number)
         assert "pwned" not in dom.data
         assert dom.detail.count('class="attempt is-wrong"') == len(said)
-        assert float(dom.data["open-ms"]) < 5_000
+        # Where there is much to render, that ends after 1.5 s; looking through what opens and never closes is quick.
+        assert float(dom.data["open-ms"]) < (2_000 if number == 2 else 5_000)
         assert not re.search(r"<(script|img|b|i|a|iframe)[ >]", dom.detail.replace("<b>", "", 2 + len(said)))
         assert not re.search(r'="[^"]*(javascript:|example\.org)', dom.detail)
+        assert ("240,011 characters are not shown" in dom.detail) == ("x" * 300_000 in said)
         nesting = max(len(re.findall("<msqrt>", line)) for line in dom.detail.split("<math"))
-        assert nesting < 300
+        assert nesting < 120
 
 
-def test_shortened_responses_say_so(browse: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_and_controls(browse: Browse, report: Path) -> None:
+    browse(report)
+    browser = browse.browser
+    opened, found = "document.documentElement.dataset.open", "document.documentElement.dataset.found"
+    browser.evaluate("document.getElementById('list').focus()")
+    for key, number in (("ArrowDown", 0), ("ArrowDown", 1), ("End", 4), ("ArrowUp", 2), ("Home", 0), ("ArrowUp", 0)):
+        browser.press(key)
+        browser.wait(f"{opened} === '{number}' && location.hash === '#open={number}'")
+    assert browser.evaluate("document.getElementById('list').getAttribute('aria-activedescendant')") == "row-0"
+
+    browser.evaluate("document.querySelector('#filters [name=q]').focus()")
+    browser.type("zebra")
+    browser.wait(f"{found} === '1'")
+    assert browser.evaluate("location.hash") == "#q=zebra&open=0"
+    browser.evaluate("document.querySelector('#filters [type=reset]').click()")
+    browser.wait(f"{found} === '4'")
+    browser.evaluate("document.querySelector('#filters [name=truncated]').click()")
+    browser.wait(f"{found} === '1'")
+    browser.evaluate("location.hash = '#run=all&source=1'")
+    browser.wait(f"{found} === '7' && document.getElementById('source').checked")
+    assert browse.dom().messages == []
+
+
+def test_only_the_rows_in_view_are_there(browse: Browse, tmp_path: Path) -> None:
+    many = [episode(X, attempt(f"\\boxed{{{n}}}"), sample=n) for n in range(3_000)]
+    write_report(tmp_path, invented.summary(), {"toy": {"main": many}}, plan())
+    dom = browse(tmp_path / "report.html", open="2500")
+    assert 2_500 in dom.rows
+    assert len(dom.rows) < 40
+    browse.browser.evaluate("document.getElementById('list').scrollTop = 64 * 1000")
+    browse.browser.wait("document.getElementById('row-1000') !== null")
+    assert len(browse.dom().rows) < 40
+    assert "answer 2500" in text(dom.detail)
+
+
+def test_shortened_responses_say_so(browse: Browse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_data, "BYTES", 1)
     monkeypatch.setattr(page_data.page_data, "__defaults__", (1,))
     long = "begin " + "middle " * 300 + "\\boxed{3}"
@@ -258,7 +290,7 @@ def test_shortened_responses_say_so(browse: Open, tmp_path: Path, monkeypatch: p
     assert f"at most {page_data.SHORTEST} characters" in text(dom.html)
 
 
-def test_comparison_opens(browse: Open, tmp_path: Path) -> None:
+def test_comparison_opens(browse: Browse, tmp_path: Path) -> None:
     write_comparison(tmp_path, [("A", invented.summary()), ("B", invented.summary())], ["B − A: 0"])
     dom = browse(tmp_path / "comparison.html")
     assert dom.messages == []
@@ -266,7 +298,7 @@ def test_comparison_opens(browse: Open, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_dialogues(browse: Open, tmp_path: Path, shared: Path) -> None:
+def test_ten_thousand_dialogues(browse: Browse, tmp_path: Path, shared: Path) -> None:
     benchmarks = {}
     for name in ("math500", "aime24", "amc23", "minerva", "olympiadbench"):
         rows = map(json.loads, (shared / "data" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines())
@@ -282,12 +314,13 @@ def test_ten_thousand_dialogues(browse: Open, tmp_path: Path, shared: Path) -> N
     write_report(tmp_path, invented.summary(tuple(benchmarks)), played, plan())
     page = tmp_path / "report.html"
     assert page.stat().st_size < 20_000_000
-    opened = browse(page, 60_000, open="9000")
+    opened = browse(page, open="9000")
     assert opened.messages == []
     assert opened.count.startswith("1,517 of 10,000")
     assert float(opened.data["ready-ms"]) < 2_000
-    searched = browse(page, 60_000, run="all", q="perpendicular")
+    assert float(opened.data["open-ms"]) < 2_000
+    searched = browse(page, run="all", q="perpendicular")
     assert int(searched.data["found"]) > 100
-    assert float(searched.data["filter-ms"]) < 3_000  # the first search reads every response
-    filtered = browse(page, 60_000, run="all", outcome="never", repeated="1")
+    assert float(searched.data["filter-ms"]) < 4_000  # the first search reads every response
+    filtered = browse(page, run="all", outcome="never", repeated="1")
     assert float(filtered.data["filter-ms"]) < 500

@@ -165,7 +165,7 @@ class Browser {
   row(at) {
     const i = this.found[at];
     const { benchmark, id, problem } = this.dialogues.question(i);
-    const snippet = problem.slice(0, 160).replace(/\$+/g, "").replace(/\s+/g, " ");
+    const snippet = problem.slice(0, 160).replace(/(?<!\\)\$+/g, "").replace(/\s+/g, " ");
     const top = element("div", "", marks(this.dialogues.attempts(i)), snippet);
     const meta = element("div", "meta", `${benchmark} · ${id} · ${this.dialogues.run(i).title} · ${many(this.dialogues.tokens(i), "token")}`);
     const made = element("div", "row", top, meta);

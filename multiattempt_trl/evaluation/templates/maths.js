@@ -125,7 +125,7 @@ function typeset(target, text, options) {
     const plain = options.source || performance.now() > options.until;
     const displayed = (other) => !plain && pieces[other]?.kind === "display"; // has lines, and space, of its own
     if (kind === "text") {
-      const opened = displayed(at - 1) ? source.replace(/^\s*\n/, "") : source;
+      const opened = displayed(at - 1) ? source.trimStart() : source;
       target.append(visible(displayed(at + 1) ? opened.trimEnd() : opened));
     }
     else if (kind === "code") target.append(element("span", "code", source));
