@@ -159,6 +159,11 @@ def test_words_of_every_run() -> None:
     assert [text.split("You have ")[1] for text in wrong[1:]] == ["3 attempts left.", "2 attempts left."]
 
 
+def test_words_of_a_plan_that_hides_the_count() -> None:
+    told = words.words(plan(count="hidden"), "main", 3)
+    assert not [message for message in [*told["first"], *told["feedback"]] if "attempt" in message["content"]]
+
+
 # --- the page ------------------------------------------------------------------------------------------------------
 
 

@@ -15,9 +15,9 @@ from multiattempt_trl.dialogue.episode import Episode, Question
 from multiattempt_trl.evaluation import curves, examples, page, paper_numbers, tables
 from multiattempt_trl.evaluation.figures import Series, draw_accuracy_by_attempt, draw_panels
 from multiattempt_trl.evaluation.headline import headline
+from multiattempt_trl.evaluation.intervals import mover
 from multiattempt_trl.evaluation.paper_numbers import NAMES
 from multiattempt_trl.evaluation.report import print_table, write_comparison, write_report
-from multiattempt_trl.evaluation.statistics import mover
 
 QUESTIONS = [Question(id=name, problem=f"{name}?", answer="1", benchmark="toy") for name in "abcd"]
 A, B, C, D = QUESTIONS
@@ -93,6 +93,12 @@ def test_the_numbers_of_a_block_stand_in_the_report(tmp_path: Path) -> None:
         assert fact in text.splitlines()
     for kind in ("Solved at the first attempt", "Solved at a later attempt", "Never solved"):
         assert f"### {kind}\n" in text
+
+
+def test_what_the_words_said_of_the_count(tmp_path: Path) -> None:
+    assert "always said how many attempts were left" in write(tmp_path, bare(), budget=3)
+    assert "No words said how many" in write(tmp_path, bare(), count="hidden")
+    assert "always named another number" in (write(tmp_path, bare(), count="wrong"))
 
 
 def test_what_was_not_played_is_left_out(tmp_path: Path) -> None:

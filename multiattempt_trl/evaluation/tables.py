@@ -73,6 +73,13 @@ MEANINGS = {
     ),
 }
 
+COUNT_SAID = {
+    "shown": "The words always said how many attempts were left.",
+    "hidden": "No words said how many attempts were left.",
+    "wrong": "The words always named another number of attempts than were left.",
+}
+"""What all words said of the attempts, by a plan's `count`."""
+
 COUNTS = ("distinct_answers",)
 """Rows that are no shares."""
 

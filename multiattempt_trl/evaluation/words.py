@@ -37,13 +37,13 @@ def title(run: str) -> tuple[str, str]:
 
 def environment(plan: EvalPlan, run: str, budget: int, problem: str = PROBLEM) -> Environment:
     """The environment that a dialogue of this run and budget was played in."""
-    special: dict[str, Any] = {}
+    special: dict[str, Any] = {"count": plan.count}
     if run == "false_feedback":
-        special = {"announced": max(plan.budget, 2), "deny_correct": True}
+        special |= {"announced": max(plan.budget, 2), "deny_correct": True}
     elif run.startswith("announced_"):
-        special = {"announced": int(run.removeprefix("announced_"))}
+        special |= {"announced": int(run.removeprefix("announced_"))}
     elif run in ("hidden_count", "wrong_count"):
-        special = {"count": run.removesuffix("_count")}
+        special |= {"count": run.removesuffix("_count")}
     question = Question(id="", problem=problem, answer="-")
     return Environment(question=question, budget=budget, preset=plan.preset, feedback=plan.feedback, **special)
 
