@@ -15,8 +15,10 @@ import pytest
 from invented import attempt, episode, plan
 
 from multiattempt_trl.dialogue.episode import Episode, Question
+from multiattempt_trl.dialogue.prompts import PAPER, PAPER_CODE, PromptPreset
 from multiattempt_trl.evaluation import page, page_data, words
 from multiattempt_trl.evaluation.page_data import PageData, shorten
+from multiattempt_trl.evaluation.protocols import PROBES, plan_runs
 from multiattempt_trl.evaluation.report import write_comparison, write_report
 
 FIRST = Question(id="a", problem="a?", answer="1", benchmark="toy", level="5", subject="Algebra")
@@ -159,9 +161,20 @@ def test_words_of_every_run() -> None:
     assert [text.split("You have ")[1] for text in wrong[1:]] == ["3 attempts left.", "2 attempts left."]
 
 
-def test_words_of_a_plan_that_hides_the_count() -> None:
-    told = words.words(plan(count="hidden"), "main", 3)
-    assert not [message for message in [*told["first"], *told["feedback"]] if "attempt" in message["content"]]
+@pytest.mark.parametrize("protocol", ["nested", "paper"])
+@pytest.mark.parametrize("count", ["shown", "hidden", "wrong"])
+@pytest.mark.parametrize("preset", [PAPER, PAPER_CODE])
+def test_the_words_are_those_that_were_said(protocol: str, count: str, preset: PromptPreset) -> None:
+    a_plan = plan(protocol=protocol, count=count, preset=preset, base_model="base", probes=PROBES, budget=3)
+    seen = set()
+    for run in plan_runs(a_plan, "toy", [FIRST]):
+        played = run.environments[0]
+        told = words.words(a_plan, run.name, played.budget)
+        first = [{**message, "content": message["content"].replace(words.PROBLEM, "a?")} for message in told["first"]]
+        assert first == played.first_messages()
+        assert told["feedback"] == [played.feedback_message(used) for used in range(1, played.budget)]
+        seen.add(run.name)
+    assert seen == {*words.RUNS, "announced_1", "announced_2", "announced_3"}
 
 
 # --- the page ------------------------------------------------------------------------------------------------------

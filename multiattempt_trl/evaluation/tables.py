@@ -74,7 +74,7 @@ MEANINGS = {
 }
 
 COUNT_SAID = {
-    "shown": "The words always said how many attempts were left.",
+    "shown": "In the main run the words said how many attempts were left.",
     "hidden": "No words said how many attempts were left.",
     "wrong": "The words always named another number of attempts than were left.",
 }
