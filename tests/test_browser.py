@@ -13,8 +13,8 @@ from chromium import EXECUTABLE, Chromium
 from invented import attempt, episode, plan
 
 from multiattempt_trl.dialogue.episode import Question
-from multiattempt_trl.evaluation import page_data
-from multiattempt_trl.evaluation.report import write_comparison, write_report
+from multiattempt_trl.evaluation.pages import page_data
+from multiattempt_trl.evaluation.pages.report import write_comparison, write_report
 
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium; apt-get install chromium")
 

@@ -12,9 +12,9 @@ import pytest
 from dialogues import alone, dialogue
 
 from multiattempt_trl.dialogue.episode import Episode
-from multiattempt_trl.evaluation.bootstrap import Difference, paired_difference, widening
-from multiattempt_trl.evaluation.compare import Compared, compare, gain_verdicts
-from multiattempt_trl.evaluation.verdicts import Contrast, Gain
+from multiattempt_trl.evaluation.numbers.bootstrap import Difference, paired_difference, widening
+from multiattempt_trl.evaluation.numbers.compare import Compared, compare, gain_verdicts
+from multiattempt_trl.evaluation.numbers.verdicts import Contrast, Gain
 
 
 class TestPairedDifference:

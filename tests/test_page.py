@@ -16,10 +16,10 @@ from invented import attempt, episode, plan
 
 from multiattempt_trl.dialogue.episode import Episode, Question
 from multiattempt_trl.dialogue.prompts import PAPER, PAPER_CODE, PromptPreset
-from multiattempt_trl.evaluation import page, page_data, words
-from multiattempt_trl.evaluation.page_data import PageData, shorten
+from multiattempt_trl.evaluation.pages import page, page_data, words
+from multiattempt_trl.evaluation.pages.page_data import PageData, shorten
+from multiattempt_trl.evaluation.pages.report import write_comparison, write_report
 from multiattempt_trl.evaluation.protocols import PROBES, plan_runs
-from multiattempt_trl.evaluation.report import write_comparison, write_report
 
 FIRST = Question(id="a", problem="a?", answer="1", benchmark="toy", level="5", subject="Algebra")
 SECOND = Question(id="b", problem="b?", answer="2", benchmark="toy")

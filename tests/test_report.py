@@ -12,12 +12,12 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from multiattempt_trl.dialogue.episode import Episode, Question
-from multiattempt_trl.evaluation import curves, examples, page, paper_numbers, tables
-from multiattempt_trl.evaluation.figures import Series, draw_accuracy_by_attempt, draw_panels
-from multiattempt_trl.evaluation.headline import headline
-from multiattempt_trl.evaluation.intervals import mover
-from multiattempt_trl.evaluation.paper_numbers import NAMES
-from multiattempt_trl.evaluation.report import print_table, write_comparison, write_report
+from multiattempt_trl.evaluation.numbers.intervals import mover
+from multiattempt_trl.evaluation.pages import curves, examples, page, paper_numbers, tables
+from multiattempt_trl.evaluation.pages.figures import Series, draw_accuracy_by_attempt, draw_panels
+from multiattempt_trl.evaluation.pages.headline import headline
+from multiattempt_trl.evaluation.pages.paper_numbers import NAMES
+from multiattempt_trl.evaluation.pages.report import print_table, write_comparison, write_report
 
 QUESTIONS = [Question(id=name, problem=f"{name}?", answer="1", benchmark="toy") for name in "abcd"]
 A, B, C, D = QUESTIONS

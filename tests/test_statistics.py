@@ -16,11 +16,11 @@ import pytest
 from dialogues import alone, dialogue
 
 from multiattempt_trl.dialogue.episode import Episode, Verdict
-from multiattempt_trl.evaluation.blocks import Block
-from multiattempt_trl.evaluation.controls import Votes, count_votes, maj_at_k, pass_at_k
-from multiattempt_trl.evaluation.intervals import mover, share_interval, wilson
-from multiattempt_trl.evaluation.shares import majority_shares, pass_shares
-from multiattempt_trl.evaluation.statistics import average, block, over_seeds
+from multiattempt_trl.evaluation.numbers.blocks import Block
+from multiattempt_trl.evaluation.numbers.controls import Votes, count_votes, maj_at_k, pass_at_k
+from multiattempt_trl.evaluation.numbers.intervals import mover, share_interval, wilson
+from multiattempt_trl.evaluation.numbers.shares import majority_shares, pass_shares
+from multiattempt_trl.evaluation.numbers.statistics import average, block, over_seeds
 
 # Four questions, K = 3: solved at 1, at 2, at 3 (after repeating 5), and never (no box, then 9 twice).
 FOUR = [

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from multiattempt_trl.evaluation.compare import Compared, compare
 from multiattempt_trl.evaluation.files import write_json
-from multiattempt_trl.evaluation.report import print_table, write_comparison
+from multiattempt_trl.evaluation.numbers.compare import Compared, compare
+from multiattempt_trl.evaluation.pages.report import print_table, write_comparison
 from multiattempt_trl.evaluation.results import Saved
 
 OF_THE_MODEL = ("weights", "base_weights", "benchmarks")

@@ -6,9 +6,9 @@ from typing import Any
 
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.evaluation.backends import borrowed, open_models
+from multiattempt_trl.evaluation.numbers.statistics import Block, average, block
 from multiattempt_trl.evaluation.protocols import EvalPlan
 from multiattempt_trl.evaluation.run import Evaluation, evaluate
-from multiattempt_trl.evaluation.statistics import Block, average, block
 from multiattempt_trl.training.generation import holds_whole_policy, policy_to_generate
 from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
 from multiattempt_trl.training.watching import Watcher

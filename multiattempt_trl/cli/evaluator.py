@@ -17,8 +17,8 @@ from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.domains import Domain
 from multiattempt_trl.evaluation.backends import OpenBackend, borrowed, open_models, renderer_for
 from multiattempt_trl.evaluation.fingerprint import asked, weights_of
+from multiattempt_trl.evaluation.pages.report import print_table
 from multiattempt_trl.evaluation.protocols import PROBES, EvalPlan
-from multiattempt_trl.evaluation.report import print_table
 from multiattempt_trl.evaluation.results import write_evaluation
 from multiattempt_trl.evaluation.run import evaluate
 from multiattempt_trl.evaluation.store import EpisodeStore

@@ -8,7 +8,7 @@ from rich.console import Console
 from multiattempt_trl.dialogue.boxes import last_boxed
 from multiattempt_trl.dialogue.env import Environment
 from multiattempt_trl.dialogue.episode import Ending, Episode, Question, Verdict
-from multiattempt_trl.evaluation.markdown import VISIBLE
+from multiattempt_trl.evaluation.pages.markdown import VISIBLE
 from multiattempt_trl.rollout.live import Grade
 
 NO_GOLD = "(judged by hand)"

@@ -19,10 +19,10 @@ from trl import TrlParser
 from multiattempt_trl.cli.evaluator import NO_BASE
 from multiattempt_trl.cli.train import METRICS_FILE
 from multiattempt_trl.domains import get_domain
-from multiattempt_trl.evaluation.figures import Series, draw_accuracy_by_attempt
 from multiattempt_trl.evaluation.files import write_json
-from multiattempt_trl.evaluation.report import print_table
-from multiattempt_trl.evaluation.statistics import Block, SeedBlocks, over_seeds
+from multiattempt_trl.evaluation.numbers.statistics import Block, SeedBlocks, over_seeds
+from multiattempt_trl.evaluation.pages.figures import Series, draw_accuracy_by_attempt
+from multiattempt_trl.evaluation.pages.report import print_table
 
 ARMS = {
     "warm_start": "Warm start",

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multiattempt_trl.evaluation.compare import Compared, gain_verdicts
 from multiattempt_trl.evaluation.files import write_json
-from multiattempt_trl.evaluation.report import versions, write_report
+from multiattempt_trl.evaluation.numbers.compare import Compared, gain_verdicts
+from multiattempt_trl.evaluation.numbers.statistics import Block, average, block
+from multiattempt_trl.evaluation.pages.report import versions, write_report
 from multiattempt_trl.evaluation.run import Evaluation, Runs, filed
-from multiattempt_trl.evaluation.statistics import Block, average, block
 from multiattempt_trl.evaluation.store import EPISODES_FILE, PLAN_FILE, read_episodes
 
 SUMMARY_FILE = "summary.json"

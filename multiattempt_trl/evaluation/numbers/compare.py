@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from multiattempt_trl.evaluation.bootstrap import Difference, paired_difference
-from multiattempt_trl.evaluation.shares import (
+from multiattempt_trl.evaluation.numbers.bootstrap import Difference, paired_difference
+from multiattempt_trl.evaluation.numbers.shares import (
     Runs,
     Shares,
     main_by_attempts,
@@ -13,7 +13,7 @@ from multiattempt_trl.evaluation.shares import (
     played,
     solved_shares,
 )
-from multiattempt_trl.evaluation.verdicts import Against, Contrast, Gain
+from multiattempt_trl.evaluation.numbers.verdicts import Against, Contrast, Gain
 
 ByBenchmark = dict[str, Shares]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from multiattempt_trl.dialogue.episode import Episode, Question
+from multiattempt_trl.evaluation.pages.words import PROBLEM, title, words
 from multiattempt_trl.evaluation.protocols import EvalPlan
-from multiattempt_trl.evaluation.words import PROBLEM, title, words
 
 Evaluation = Mapping[str, Mapping[str, Sequence[Episode]]]
 """benchmark -> run -> episodes."""

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from multiattempt_trl.evaluation import paper_numbers
-from multiattempt_trl.evaluation.figures import BLACK, Series
-from multiattempt_trl.evaluation.intervals import mover
-from multiattempt_trl.evaluation.markdown import one_line
-from multiattempt_trl.evaluation.paper_numbers import PaperModel
+from multiattempt_trl.evaluation.numbers.intervals import mover
+from multiattempt_trl.evaluation.pages import paper_numbers
+from multiattempt_trl.evaluation.pages.figures import BLACK, Series
+from multiattempt_trl.evaluation.pages.markdown import one_line
+from multiattempt_trl.evaluation.pages.paper_numbers import PaperModel
 
 BASE_HUE = 1
 PAPER_HUES = (2, 5)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from multiattempt_trl.dialogue.episode import Episode, Verdict
-from multiattempt_trl.evaluation.intervals import wilson
-from multiattempt_trl.evaluation.shares import Runs, played, solved_shares
+from multiattempt_trl.evaluation.numbers.intervals import wilson
+from multiattempt_trl.evaluation.numbers.shares import Runs, played, solved_shares
 
 
 def by_attempt(

@@ -7,8 +7,8 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from multiattempt_trl.evaluation.intervals import Z95
-from multiattempt_trl.evaluation.shares import Shares
+from multiattempt_trl.evaluation.numbers.intervals import Z95
+from multiattempt_trl.evaluation.numbers.shares import Shares
 
 RESAMPLES = 10_000
 SEED = 0

@@ -12,9 +12,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from multiattempt_trl.evaluation import paper_numbers, tables
-from multiattempt_trl.evaluation.figures import GRID, INK, MUTED, PALETTE, PAPER
-from multiattempt_trl.evaluation.markdown import interval, one_line, percent
+from multiattempt_trl.evaluation.pages import paper_numbers, tables
+from multiattempt_trl.evaluation.pages.figures import GRID, INK, MUTED, PALETTE, PAPER
+from multiattempt_trl.evaluation.pages.markdown import interval, one_line, percent
 
 SCRIPTS = ("data.js", "maths.js", "dialogue.js", "browser.js")
 KATEX = "sphinxcontrib-katex"
@@ -34,7 +34,7 @@ THEME = {
 def render(template: str, scripts: Sequence[str], **values: Any) -> str:
     """A page from a template; whatever is not `Markup` in the values is escaped."""
     pages = Environment(
-        loader=PackageLoader("multiattempt_trl.evaluation"),
+        loader=PackageLoader("multiattempt_trl.evaluation.pages"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -96,7 +96,7 @@ def _digest(script: str) -> str:
 
 
 def _file(name: str) -> str:
-    return (resources("multiattempt_trl.evaluation") / "templates" / name).read_text(encoding="utf-8")
+    return (resources("multiattempt_trl.evaluation.pages") / "templates" / name).read_text(encoding="utf-8")
 
 
 def sections(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from multiattempt_trl.evaluation.markdown import one_line, percent
+from multiattempt_trl.evaluation.pages.markdown import one_line, percent
 from multiattempt_trl.evaluation.protocols import EvalPlan
 
 Part = tuple[str, bool]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from multiattempt_trl.dialogue.episode import Ending, Episode
-from multiattempt_trl.evaluation.controls import count_votes, maj_at_k, pass_at_k
+from multiattempt_trl.evaluation.numbers.controls import count_votes, maj_at_k, pass_at_k
 
 Runs = Mapping[str, Sequence[Episode]]
 """Run name -> its dialogues on one benchmark: "main", "independent", "base", "false_feedback", "hidden_count",

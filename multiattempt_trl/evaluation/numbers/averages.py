@@ -3,8 +3,16 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 
-from multiattempt_trl.evaluation.blocks import Abandoned, Block, ByAttempt, Curve, Intervals, Probes, SeedBlocks
-from multiattempt_trl.evaluation.intervals import mover
+from multiattempt_trl.evaluation.numbers.blocks import (
+    Abandoned,
+    Block,
+    ByAttempt,
+    Curve,
+    Intervals,
+    Probes,
+    SeedBlocks,
+)
+from multiattempt_trl.evaluation.numbers.intervals import mover
 
 Combine = Callable[[Sequence[float], Sequence[Sequence[float]]], list[float]]
 """(shares, the interval of each) -> the interval of their mean."""

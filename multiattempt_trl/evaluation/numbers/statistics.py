@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 
 from multiattempt_trl.dialogue.episode import Episode, Question
-from multiattempt_trl.evaluation import explain
-from multiattempt_trl.evaluation.averages import average, over_seeds
-from multiattempt_trl.evaluation.blocks import Block, Curve, Group, Probes, SeedBlocks
-from multiattempt_trl.evaluation.intervals import share_interval
-from multiattempt_trl.evaluation.shares import (
+from multiattempt_trl.evaluation.numbers import explain
+from multiattempt_trl.evaluation.numbers.averages import average, over_seeds
+from multiattempt_trl.evaluation.numbers.blocks import Block, Curve, Group, Probes, SeedBlocks
+from multiattempt_trl.evaluation.numbers.intervals import share_interval
+from multiattempt_trl.evaluation.numbers.shares import (
     Runs,
     Shares,
     lost,

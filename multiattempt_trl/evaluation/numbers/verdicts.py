@@ -7,7 +7,7 @@ twenty differences that are none, one will look like one.
 from dataclasses import dataclass
 from typing import Literal
 
-from multiattempt_trl.evaluation.bootstrap import FEW, Difference
+from multiattempt_trl.evaluation.numbers.bootstrap import FEW, Difference
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

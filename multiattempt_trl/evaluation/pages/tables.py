@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from multiattempt_trl.evaluation.markdown import interval, percent
+from multiattempt_trl.evaluation.pages.markdown import interval, percent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,12 +15,12 @@ from rich.text import Text
 
 import multiattempt_trl
 from multiattempt_trl.dialogue.episode import Episode
-from multiattempt_trl.evaluation import curves, markdown, page, paper_numbers, tables
-from multiattempt_trl.evaluation.examples import choose_examples, figure_3
-from multiattempt_trl.evaluation.figures import draw_accuracy_by_attempt, draw_panels
 from multiattempt_trl.evaluation.files import write_text
-from multiattempt_trl.evaluation.headline import headline
-from multiattempt_trl.evaluation.page_data import page_data
+from multiattempt_trl.evaluation.pages import curves, markdown, page, paper_numbers, tables
+from multiattempt_trl.evaluation.pages.examples import choose_examples, figure_3
+from multiattempt_trl.evaluation.pages.figures import draw_accuracy_by_attempt, draw_panels
+from multiattempt_trl.evaluation.pages.headline import headline
+from multiattempt_trl.evaluation.pages.page_data import page_data
 from multiattempt_trl.evaluation.protocols import EvalPlan
 
 REPORTED_PACKAGES = ("torch", "transformers", "trl", "math-verify")
@@ -119,7 +119,7 @@ def versions() -> dict[str, str]:
 
 def _markdown(template: str, **values: Any) -> str:
     templates = Environment(
-        loader=PackageLoader("multiattempt_trl.evaluation"),
+        loader=PackageLoader("multiattempt_trl.evaluation.pages"),
         autoescape=False,  # it is Markdown; what models and data sets wrote goes through `fenced`, `code` or `cell`
         undefined=StrictUndefined,
         trim_blocks=True,
