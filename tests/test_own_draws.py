@@ -42,9 +42,9 @@ def test_torchs_random_state_is_left_alone() -> None:
 def test_tokens_are_drawn_from_the_distribution_that_transformers_draws_from() -> None:
     """4,000 rows at once: a share's standard deviation is below 0.008."""
     torch.manual_seed(0)
-    scores = (2 * torch.randn(1, 12)).expand(4000, 12)
+    scores = (2 * torch.randn(1, 12)).repeat(4000, 1)
     ids = torch.zeros(4000, 1, dtype=torch.long)
-    chosen = OwnDraws(SHARP, range(4000))(ids, scores).argmax(-1)
+    chosen = OwnDraws(SHARP, range(4000))(ids, scores.clone()).argmax(-1)
     config = GenerationConfig(**SHARP.generation_kwargs())
     stock: LogitsProcessorList = talker()._get_logits_processor(config, device="cpu")  # type: ignore[assignment]
     expected = stock(ids, scores)[0].softmax(-1)
