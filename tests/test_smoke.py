@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -96,5 +97,5 @@ def test_a_1_5b_recipe_trains_two_steps_and_evaluates_on_math500(
     assert summary["benchmarks"]["math500"]["n"] == 4
     assert set(summary["benchmarks"]["math500"]["accuracy"]) == {"1", "2"}
     episodes = [json.loads(line) for line in (tmp_path / "eval" / "episodes.jsonl").read_text().splitlines()]
-    assert len(episodes) == 4
+    assert Counter(episode["run"] for episode in episodes) == {"main": 4, "independent": 8, "base": 4}
     assert all(episode["benchmark"] == "math500" and episode["gold"] for episode in episodes)
