@@ -53,7 +53,7 @@ def numbers(lines):
 
 
 if __name__ == "__main__":
-    lines = map(json.loads, Path(sys.argv[1]).read_text(encoding="utf-8").splitlines())
+    lines = map(json.loads, Path(sys.argv[1]).read_text(encoding="utf-8").strip().split("\n"))
     kept = [line for line in lines if line["ending"] != "failed"]
     names = dict.fromkeys(line["benchmark"] for line in kept)
     found = {name: numbers([line for line in kept if line["benchmark"] == name]) for name in names}

@@ -25,7 +25,7 @@ QUICK = [
     "true",
 ]
 WATCH = ["--watch", "arithmetic-validation,arithmetic", "--watch_limit", "12", "--watch_budget", "3"]
-WATCH += ["--watch_independent", "3", "--watch_probes", "false_feedback"]
+WATCH += ["--watch_independent", "3", "--watch_probes", "all"]
 OFTEN = ["--eval_strategy", "steps", "--eval_steps", "4", "--eval_on_start", "true"]
 
 
@@ -115,3 +115,7 @@ def test_without_a_time_to_watch_it_is_refused(talking: Path, tmp_path: Path, ca
     with pytest.raises(SystemExit):
         train("ppo", talking, tmp_path, *OFTEN, *WATCH, "--eval_dataset_name", "arithmetic")
     assert "are two evaluations: choose one" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        train("ppo", talking, tmp_path, *OFTEN, *WATCH, "--metric_for_best_model", "arithmetic/within_9")
+    said = "'arithmetic/within_9' is none of what is watched: arithmetic-validation/within_1"
+    assert said in capsys.readouterr().err

@@ -86,6 +86,15 @@ def test_every_control_and_probe_by_hand() -> None:
     assert block["announced"] == {"1": 0.25, "2": 0.25, "3": 0.25}
 
 
+def test_the_base_model_gets_the_prompts_of_each_budget_too() -> None:
+    played, opened = play(plan(protocol="paper", independent=0, base_model="base"))
+    assert [one.run.name for one in opened] == ["main"] * 3 + ["base"] * 3
+    for main, base in zip(opened[:3], opened[3:], strict=True):
+        assert set(base.prompts[:4]) == set(main.prompts[:4])
+    assert [episode.budget for episode in played.episodes["toy"]["base"]] == [1] * 4 + [2] * 4 + [3] * 4
+    assert blocks(played)["toy"]["base_accuracy"] == {"1": 0.25, "2": 0.25, "3": 0.25}
+
+
 def test_sampled_asks_each_question_several_times() -> None:
     played, (main, _) = play(plan(protocol="sampled", samples=2, sampling=WARM))
     assert [(one.question.id, one.sample) for one in played.episodes["toy"]["main"]] == [
@@ -117,6 +126,7 @@ def test_seeds_of_a_run_do_not_depend_on_its_neighbours() -> None:
         ({"samples": 2}, "greedy samples would all be the same"),
         ({"protocol": "sampled"}, "greedy samples would all be the same"),
         ({"independent": 2}, "pass@3 needs at least 3"),
+        ({"independent": -3}, "at least K, got -3"),
         ({"independent_sampling": Sampling(temperature=0)}, "temperature above 0"),
         ({"feedback": "binray"}, "neither 'none', 'binary'"),
         ({"probes": ("false_fedback",)}, "probe 'false_fedback' is unknown; choose among false_feedback"),

@@ -294,6 +294,33 @@ def test_an_evaluation_shared_out_plays_the_same_dialogues(tmp_path: Path, tiny_
 
 
 @pytest.mark.slow
+def test_watching_benchmarks_in_several_processes(tmp_path: Path, tiny_model: Path) -> None:
+    """Before the first step the model is the same everywhere, and so are the numbers."""
+    recipe = str(ROOT / "recipes/arithmetic/grpo/multi_attempt.yaml")
+    options = ["--model_name_or_path", str(tiny_model), "--max_steps", "4", "--save_strategy", "no"]
+    options += ["--generation_batch_size", "16", "--per_device_train_batch_size", "4", "--num_generations", "4"]
+    options += ["--eval_strategy", "steps", "--eval_steps", "4", "--eval_on_start", "true", "--eval_batch_size", "4"]
+    options += ["--watch", "arithmetic", "--watch_limit", "10", "--watch_budget", "3", "--watch_independent", "3"]
+    options += ["--per_device_eval_batch_size", "4", "--skip_eval", "true"]
+    first = []
+    for config in ("single_cpu", "cpu_ddp", "cpu_zero3"):
+        folder = tmp_path / config
+        command = [
+            *(sys.executable, "-m", "accelerate.commands.launch", "--config_file"),
+            *(str(ROOT / f"accelerate_configs/{config}.yaml"), "-m", "multiattempt_trl", "grpo", "--config", recipe),
+            *(*options, "--output_dir", str(folder)),
+        ]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-4000:]
+        lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        watched = [line for line in lines if "eval_arithmetic/within_1" in line]
+        assert [line["step"] for line in watched] == [0, 4]
+        first.append({key: value for key, value in watched[0].items() if key.startswith("eval_arithmetic/")})
+    assert len(first[0]) >= 9
+    assert first[0] == first[1] == first[2]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["cpu_ddp", "cpu_zero3"])
 def test_evaluating_while_training_in_several_processes(tmp_path: Path, tiny_model: Path, config: str) -> None:
     options = ["ppo", "--eval_strategy", "steps", "--eval_steps", "2", "--per_device_eval_batch_size", "4"]

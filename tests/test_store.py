@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import QUESTIONS, plan, play_script
+from scripted import QUESTIONS, SCRIPT, CharTokenizer, plan, play_script
 
 from multiattempt_trl.dialogue.episode import Ending, Episode
+from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.evaluation.fingerprint import asked, weights_of
 from multiattempt_trl.evaluation.store import EPISODES_FILE, PARTS_FOLDER, EpisodeStore, read_episodes
 
@@ -132,25 +133,49 @@ def test_folders_that_say_nothing_of_themselves_are_refused(tmp_path: Path) -> N
     (tmp_path / EPISODES_FILE).write_text("")
     with pytest.raises(ValueError, match=r"holds episodes.jsonl but no plan.json"):
         begun(tmp_path)
-    (tmp_path / "plan.json").write_text("{")
-    with pytest.raises(ValueError, match=r"plan.json is not what an evaluation writes"):
-        begun(tmp_path)
+    for content in ("{", "[1]"):
+        (tmp_path / "plan.json").write_text(content)
+        with pytest.raises(ValueError, match=r"plan.json is not what an evaluation writes"):
+            begun(tmp_path)
+
+
+def test_line_ends_that_only_a_model_writes_end_no_line(tmp_path: Path) -> None:
+    odd = "a\u2028b\u2029c\x85d\x0be\ud800 \\boxed{1}"
+    script = {**SCRIPT, "a?": [odd]}
+    whole, _ = play_script(plan(), script=script, store=begun(tmp_path))
+    kept = list(read_episodes(tmp_path / EPISODES_FILE))
+    assert len(kept) == 16
+    assert kept[0][1].attempts[0].response == odd.replace("\ud800", "?")
+    again, opened = play_script(plan(), script=script, store=begun(tmp_path))
+    assert opened == []
+    assert again == whole
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / EPISODES_FILE).write_bytes(b"\xff\n")
+    with pytest.raises(ValueError, match=r"episodes.jsonl is not UTF-8"):
+        list(read_episodes(tmp_path / EPISODES_FILE))
 
 
 def test_a_line_that_was_changed_is_named(tmp_path: Path) -> None:
     play_script(plan(), store=begun(tmp_path))
     path = tmp_path / EPISODES_FILE
     lines = path.read_text().splitlines(keepends=True)
-    for bad, message in (("{}\n", "KeyError"), ("[1]\n", "not an episode"), ('{"run"\n', "line 2")):
+    for bad, message in (("{}\n", "KeyError"), ("[1]\n", "not an episode"), ('{"run"\n', "Expecting ':'")):
         path.write_text("".join([lines[0], bad, *lines[2:]]))
-        with pytest.raises(ValueError, match=rf"episodes.jsonl, line 2, cannot be read.*(?:{message}|line 2)"):
+        with pytest.raises(ValueError, match=rf"episodes.jsonl, line 2, cannot be read.*{message}"):
             begun(tmp_path).read()
 
 
 def test_the_fingerprint_tells_plans_questions_and_weights_apart(tmp_path: Path) -> None:
     def of(a_plan: Any, questions: Any = QUESTIONS, **changes: Any) -> dict[str, Any]:
-        given = {"backend": "transformers", "weights": "w", "base_weights": None, **changes}
-        return json.loads(json.dumps(asked(a_plan, {"toy": questions}, **given)))
+        given = {
+            "renderer": Renderer(CharTokenizer()),
+            "backend": "transformers",
+            "weights": "w",
+            "base_weights": None,
+        }
+        return json.loads(json.dumps(asked(a_plan, {"toy": questions}, **(given | changes))))
 
     same = of(plan())
     assert of(plan(model="moved")) == same, "a folder may be moved"
@@ -161,6 +186,11 @@ def test_the_fingerprint_tells_plans_questions_and_weights_apart(tmp_path: Path)
         of(plan(probes=("announced",))),
     ):
         assert other != same
+    template = CharTokenizer()
+    template.chat_template = "another"
+    others = [of(plan(), renderer=Renderer(template)), of(plan(), renderer=Renderer(CharTokenizer(), [7]))]
+    others += [of(plan(), dtype="bfloat16"), of(plan(), batch_size=5)]
+    assert same not in others
     model = tmp_path / "model"
     model.mkdir()
     weights = bytearray(random.Random(0).randbytes(6_000_000))

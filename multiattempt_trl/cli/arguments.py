@@ -123,6 +123,8 @@ class EvalArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.eval_memory_gib <= 0:
+            raise ValueError(f"eval_memory_gib must be above 0, got {self.eval_memory_gib}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,8 @@ class Settings:
     max_attempt_tokens: int | None = None
     base_model: str | None = None
     """What it was trained from."""
+    seed: int = 0
+    """Of its training; an evaluation samples by it too."""
 
     def save(self, folder: str | Path) -> None:
         write_json(Path(folder) / SETTINGS_FILE, asdict(self))

@@ -1,9 +1,10 @@
 """`multiattempt eval --compare`: evaluations that were made before, drawn together and told apart."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -57,14 +58,27 @@ def short_labels(folders: Sequence[Path]) -> list[str]:
 
 def settings_that_differ(labels: Sequence[str], saved: Sequence[Saved]) -> list[str]:
     """A sentence for each setting, beside the model, in which the evaluations were not alike."""
-    names = [name for name in saved[0].asked if name not in OF_THE_MODEL]
+    asked = [flat({name: value for name, value in one.asked.items() if name not in OF_THE_MODEL}) for one in saved]
     sentences = []
-    for name in names:
-        values = [one.asked.get(name) for one in saved]
+    for name in dict.fromkeys(name for one in asked for name in one):
+        values = [one.get(name) for one in asked]
         if any(value != values[0] for value in values):
             said = ", ".join(f"{label}: {_short(value)}" for label, value in zip(labels, values, strict=True))
             sentences.append(f"The evaluations differ in {name} ({said}).")
     return sentences
+
+
+def flat(settings: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """Settings by their whole names.
+
+    >>> flat({"budget": 3, "limits": {"attempt": 5}})
+    {'budget': 3, 'limits.attempt': 5}
+    """
+    found: dict[str, Any] = {}
+    for part, value in settings.items():
+        whole = f"{name}.{part}" if name else part
+        found |= flat(value, whole) if isinstance(value, dict) else {whole: value}
+    return found
 
 
 def _short(value: object) -> str:

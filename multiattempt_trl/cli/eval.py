@@ -41,7 +41,9 @@ class EvalCommandArguments:
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Lose what output_dir/eval holds of another evaluation."}
     )
-    seed: int = field(default=0, metadata={"help": "For whatever is sampled."})
+    seed: int | None = field(
+        default=None, metadata={"help": "For whatever is sampled. Default: that of training, or 0."}
+    )
     dtype: str = field(default="auto", metadata={"help": "auto (as saved), float32 or bfloat16."})
     device: str | None = field(default=None, metadata={"help": "Default: cuda where there is one, else cpu."})
     chat_template: str | None = field(default=None, metadata={"help": "A file, or the name of one that TRL ships."})
@@ -68,7 +70,7 @@ def main(argv: list[str]) -> None:
         return
     if command.model is None:
         raise ValueError("name the --model to evaluate, or folders with evaluations to --compare")
-    given = {name: getattr(command, name) for name in ("domain", "prompt_preset", "feedback", "stop_at_box")}
+    given = {name: getattr(command, name) for name in ("domain", "prompt_preset", "feedback", "stop_at_box", "seed")}
     settings = replace(
         Settings.of_model(command.model), **{name: value for name, value in given.items() if value is not None}
     )
@@ -78,7 +80,7 @@ def main(argv: list[str]) -> None:
     if arguments.eval_backend == "vllm":
         check_vllm()
     domain = get_domain(settings.domain)
-    evaluator = Evaluator.prepare(arguments, settings, domain, model_name=command.model, seed=command.seed)
+    evaluator = Evaluator.prepare(arguments, settings, domain, model_name=command.model)
     with domain.grader() as grade, _meeting(command):  # its workers start while the model is loaded
         (_evaluate_on_vllm if on_vllm else _evaluate)(evaluator, command, grade)
 
@@ -120,7 +122,9 @@ def _evaluate_on_vllm(evaluator: Evaluator, command: EvalCommandArguments, grade
         url = command.vllm_server_base_url
     open_backend = open_vllm(engine, tokenizer, renderer, server_url=url, batch_size=batch)
     folder, replace_other = _folder(command), command.overwrite_output_dir
-    evaluator.play(open_backend, renderer, grade, folder, context=context, replace_other=replace_other)
+    evaluator.play(
+        open_backend, renderer, grade, folder, context=context, dtype=command.dtype, replace_other=replace_other
+    )
 
 
 @contextmanager

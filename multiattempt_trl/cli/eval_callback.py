@@ -19,8 +19,8 @@ class EvalCallback(Watcher):
 
     The numbers go to the trackers and to `metrics.jsonl`, and a checkpoint can be chosen by them:
     `metric_for_best_model: math500/within_2`. Keys are `eval_<benchmark>/within_k`, `.../pass_at_k` and `.../maj_at_k`
-    where the plan has independent samples, `.../repeats_k`, `.../abandoned` with the probe of that name, and the same
-    under `eval_average/` where there are several benchmarks.
+    where the plan has independent samples, `.../repeats_k`, with the probes `.../abandoned`, `.../hidden_count_k`,
+    `.../wrong_count_k` and `.../announced_k`, and the same under `eval_average/` where there are several benchmarks.
 
     All processes share the dialogues out. Nothing is written, and no random state is touched, so that training goes on
     as it would have.
@@ -42,6 +42,17 @@ class EvalCallback(Watcher):
                 "policy: leave out watch, or set it to true"
             )
         return numbers(self._evaluate(trainer))
+
+    def check_metric(self, name: str | None) -> None:
+        """Raises `ValueError` where the best checkpoint is to be chosen by a number that there will not be."""
+        sets = [*self.benchmarks, *(["average"] if len(self.benchmarks) > 1 else [])]
+        kinds = ["within", *(["pass_at", "maj_at"] if self.plan.independent_samples else [])]
+        known = [f"{of}/{kind}_{k}" for of in sets for kind in kinds for k in range(1, self.plan.budget + 1)]
+        if name is not None and name.removeprefix("eval_") not in known:
+            raise ValueError(
+                f"metric_for_best_model {name!r} is none of what is watched: {', '.join(known[: self.plan.budget])}"
+                f"{', ...' if len(known) > self.plan.budget else ''}"
+            )
 
     def _evaluate(self, trainer: MultiAttemptGRPOTrainer) -> Evaluation:
         with policy_to_generate(trainer) as model, borrowed(model):
@@ -79,8 +90,12 @@ def _curves(one: Block) -> Sequence[tuple[str, float]]:
     found += [(f"pass_at_{k}", share) for k, share in one["pass_at_k"].items()]
     found += [(f"maj_at_{k}", share) for k, share in one["maj_at_k"].items()]
     found += [(f"repeats_{k}", share) for k, share in one["repeat_rate"].items()]
-    abandoned = one["probes"].get("abandoned")
-    return found if abandoned is None else [*found, ("abandoned", abandoned["share"])]
+    found += [(f"announced_{k}", share) for k, share in one["announced"].items()]
+    probes = one["probes"]
+    for name in ("hidden_count", "wrong_count"):
+        if name in probes:
+            found += [(f"{name}_{k}", share) for k, share in probes[name]["accuracy"].items()]  # type: ignore[literal-required]
+    return [*found, ("abandoned", probes["abandoned"]["share"])] if "abandoned" in probes else found
 
 
 def no_base() -> Any:

@@ -20,7 +20,7 @@ from multiattempt_trl.evaluation.fingerprint import asked, weights_of
 from multiattempt_trl.evaluation.pages.report import print_table
 from multiattempt_trl.evaluation.protocols import PROBES, EvalPlan
 from multiattempt_trl.evaluation.results import write_evaluation
-from multiattempt_trl.evaluation.run import evaluate
+from multiattempt_trl.evaluation.run import evaluate, planned
 from multiattempt_trl.evaluation.store import EpisodeStore
 from multiattempt_trl.rollout.live import Grade
 from multiattempt_trl.rollout.loading import load_model
@@ -29,6 +29,9 @@ from multiattempt_trl.rollout.sampling import Sampling
 logger = logging.getLogger(__name__)
 
 NO_BASE = "none"
+CONFIGS = ("config.json", "adapter_config.json")
+"""One of them stands in a model's folder."""
+RESERVED = "average"
 SAMPLED_DIALOGUES, SAMPLED_TEMPERATURE = 4, 1.0
 """Of the protocol `sampled`, unless said otherwise; the temperature is that of training."""
 
@@ -42,9 +45,7 @@ class Evaluator:
     arguments: EvalArguments
 
     @classmethod
-    def prepare(
-        cls, arguments: EvalArguments, settings: Settings, domain: Domain, *, model_name: str, seed: int
-    ) -> "Evaluator":
+    def prepare(cls, arguments: EvalArguments, settings: Settings, domain: Domain, *, model_name: str) -> "Evaluator":
         """Raises `ValueError` for benchmarks that cannot be read and for values that cannot be played."""
         episode_tokens = arguments.eval_max_episode_tokens
         attempt_tokens = arguments.eval_max_attempt_tokens or settings.max_attempt_tokens or domain.max_attempt_tokens
@@ -67,7 +68,7 @@ class Evaluator:
             stop_at_box=settings.stop_at_box,
             independent=arguments.independent,
             probes=_probes(arguments.probes, arguments.budget),  # type: ignore[arg-type]  # checked by the plan
-            seed=seed,
+            seed=settings.seed,
         )
         return cls(plan=plan, benchmarks=load_benchmarks(domain, arguments), arguments=arguments)
 
@@ -101,7 +102,15 @@ class Evaluator:
         )
         context = model.config.get_text_config().max_position_embeddings
         with borrowed(model):
-            self.play(open_backend, renderer, grade, folder, context=context, replace_other=replace_other)
+            self.play(
+                open_backend,
+                renderer,
+                grade,
+                folder,
+                context=context,
+                dtype=str(model.dtype).removeprefix("torch."),
+                replace_other=replace_other,
+            )
 
     def play(
         self,
@@ -111,6 +120,7 @@ class Evaluator:
         folder: str,
         *,
         context: int,
+        dtype: str,
         replace_other: bool = False,
     ) -> None:
         """Plays what is missing, within the model's context, writes `folder`/eval and prints the table.
@@ -119,9 +129,10 @@ class Evaluator:
         """
         plan = replace(self.plan, limits=replace(self.plan.limits, context=context))
         place, state = Path(folder) / "eval", PartialState()
+        planned(plan, self.benchmarks, renderer)  # what cannot be played leaves no trace
         store = EpisodeStore(place)
         if state.is_main_process:
-            store.begin(self._asked(plan), replace=replace_other)
+            store.begin(self._asked(plan, renderer, dtype), replace=replace_other)
         state.wait_for_everyone()
         batch = self.arguments.eval_batch_size
         evaluation = evaluate(plan, self.benchmarks, open_backend, grade, renderer, shard_size=batch, store=store)
@@ -129,10 +140,17 @@ class Evaluator:
             numbers = write_evaluation(evaluation, place)
             print_table(numbers["benchmarks"], title=f"{plan.model}, {plan.protocol} protocol")
 
-    def _asked(self, plan: EvalPlan) -> dict[str, Any]:
-        base = None if plan.base_model is None else weights_of(plan.base_model)
-        backend, weights = self.arguments.eval_backend, weights_of(plan.model)
-        return asked(plan, self.benchmarks, backend=backend, weights=weights, base_weights=base)
+    def _asked(self, plan: EvalPlan, renderer: Renderer, dtype: str) -> dict[str, Any]:
+        return asked(
+            plan,
+            self.benchmarks,
+            renderer,
+            weights=weights_of(plan.model),
+            base_weights=None if plan.base_model is None else weights_of(plan.base_model),
+            backend=self.arguments.eval_backend,
+            batch_size=self.arguments.eval_batch_size,
+            dtype=dtype,
+        )
 
     def _load_base(self, dtype: str, device: object) -> Callable[[], PreTrainedModel]:
         name = self.plan.base_model
@@ -155,9 +173,13 @@ def load_benchmarks(domain: Domain, arguments: EvalArguments) -> dict[str, list[
     for spec in specs:
         name, _, path = spec.partition("=")
         name = name if path else Path(spec).stem
+        if name.lower() == RESERVED:
+            raise ValueError(f"a benchmark cannot be called {name!r}, as the mean over benchmarks is; write name=path")
         if name in loaded:
             raise ValueError(f"benchmark {name!r} is named twice in {arguments.benchmarks!r}; write name=path")
         loaded[name] = domain.load_benchmark(spec)[: arguments.eval_limit]
+    if not loaded:
+        raise ValueError(f"benchmarks {arguments.benchmarks!r} names none; leave it out for those of the domain")
     return loaded
 
 
@@ -171,6 +193,8 @@ def _base(asked_for: str | None, trained_from: str | None, model: str) -> str | 
         return None
     assert name is not None
     try:
+        if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in CONFIGS):
+            raise FileNotFoundError(f"no {' or '.join(CONFIGS)}")
         weights_of(name)
     except OSError as error:
         missing = f"the base model {name!r} cannot be opened ({type(error).__name__})"
@@ -184,6 +208,6 @@ def _base(asked_for: str | None, trained_from: str | None, model: str) -> str | 
 def _probes(spec: str, budget: int) -> tuple[str, ...]:
     """The probes of a comma-separated list, `all` for those that the budget allows; in the order of `PROBES`."""
     named = [probe.strip() for probe in spec.split(",") if probe.strip()]
-    if named == ["all"]:
+    if "all" in named:
         return tuple(probe for probe in PROBES if budget > 1 or probe != "false_feedback")
     return tuple(sorted(dict.fromkeys(named), key=lambda probe: [*PROBES, probe].index(probe)))

@@ -59,7 +59,7 @@ def run(
         )
     evaluator = None
     if not task.skip_eval:  # whatever is wrong with the evaluation is found now, not after days of training
-        evaluator = Evaluator.prepare(evaluation, settings, domain, model_name=args.output_dir, seed=args.seed)
+        evaluator = Evaluator.prepare(evaluation, settings, domain, model_name=args.output_dir)
 
     watching = _watching(domain, task, evaluation, settings, args)
 
@@ -88,7 +88,8 @@ def _evaluate(trainer: MultiAttemptGRPOTrainer, evaluator: Evaluator, grade: Gra
         _say(f"The policy does not fit one process, so it is not evaluated here: multiattempt eval --model {folder}")
         return
     if trainer._dist.is_zero3:
-        # Under ZeRO-3 a second model would be opened as shards, which cannot generate alone.
+        # A second model would be opened as shards, which cannot generate alone.
+        _say(f"Under ZeRO-3 the base model is not played here: multiattempt eval --model {folder} --output_dir ...")
         evaluator = evaluator.beside(NO_BASE)
     with policy_to_generate(trainer) as model:
         evaluator.run(model, trainer.processing_class, grade, folder, replace_other=True)
@@ -106,6 +107,7 @@ def _settings(domain: Domain, args: MultiAttemptGRPOConfig) -> Settings:
         feedback=args.feedback,
         stop_at_box=args.stop_at_box,
         max_attempt_tokens=args.max_completion_length,
+        seed=args.seed,
     )
 
 
@@ -176,8 +178,10 @@ def _watching(
         eval_temperature=None,
         base_model=NO_BASE,
     )
-    prepared = Evaluator.prepare(asked, settings, domain, model_name=args.output_dir, seed=args.seed)
-    return EvalCallback(prepared.plan, prepared.benchmarks, batch_size=evaluation.eval_batch_size)
+    prepared = Evaluator.prepare(asked, settings, domain, model_name=args.output_dir)
+    watching = EvalCallback(prepared.plan, prepared.benchmarks, batch_size=evaluation.eval_batch_size)
+    watching.check_metric(args.metric_for_best_model)
+    return watching
 
 
 def _watched(

@@ -21,10 +21,10 @@ class Bars:
 
     def __init__(self, shards: Sequence[Shard], *, shown: bool) -> None:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[run]}"),
+            TextColumn("{task.fields[run]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )

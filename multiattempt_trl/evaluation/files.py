@@ -2,11 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-from multiattempt_trl.dialogue.episode import Episode
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -31,8 +28,3 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Writes indented JSON; raises `ValueError` for NaN and infinity, which JSON does not have."""
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_episodes(path: Path, episodes: Iterable[Episode]) -> None:
-    """One JSON object a line, see `Episode.to_json`."""
-    write_text(path, "".join(json.dumps(episode.to_json(), ensure_ascii=False) + "\n" for episode in episodes))

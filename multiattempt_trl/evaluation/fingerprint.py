@@ -9,6 +9,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from multiattempt_trl.dialogue.episode import Question
+from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.evaluation.protocols import EvalPlan
 
 WEIGHTS = ("*.safetensors", "*.bin", "adapter_config.json", "config.json", "tokenizer.json")
@@ -19,19 +20,26 @@ SAMPLES, SAMPLE_BYTES = 64, 1 << 16
 def asked(
     plan: EvalPlan,
     benchmarks: Mapping[str, Sequence[Question]],
+    renderer: Renderer,
     *,
-    backend: str,
     weights: str,
     base_weights: str | None,
+    **settings: Any,
 ) -> dict[str, Any]:
-    """As JSON. Models are known by their weights, not by the names of their folders, which may be moved."""
-    settings = asdict(plan)
-    del settings["model"], settings["base_model"]
+    """As JSON. Models are known by their weights, not by the names of their folders, which may be moved.
+
+    Args:
+        renderer: its chat template and the ids that end a turn decide what the model reads.
+        settings: of whatever else decides: backend, dtype, how many dialogues stand in a shard.
+    """
+    of_plan = asdict(plan)
+    del of_plan["model"], of_plan["base_model"]
     sets = {
         name: {"questions": len(questions), "digest": _digest(*map(repr, questions))}
         for name, questions in benchmarks.items()
     }
-    return {**settings, "benchmarks": sets, "backend": backend, "weights": weights, "base_weights": base_weights}
+    words = {"chat_template": _digest(str(renderer.tokenizer.chat_template)), "stop_ids": list(renderer.stop_ids)}
+    return {**of_plan, **settings, **words, "benchmarks": sets, "weights": weights, "base_weights": base_weights}
 
 
 def weights_of(model: str) -> str:

@@ -71,6 +71,8 @@ class EvalPlan:
             )
         if self.independent_samples > 1 and self.independent_sampling.temperature == 0:
             raise ValueError("independent samples need a temperature above 0: greedy ones would all be the same")
+        if self.independent_samples < 0:
+            raise ValueError(f"independent must be 0 for no such control or at least K, got {self.independent}")
         if 0 < self.independent_samples < self.budget:
             raise ValueError(
                 f"pass@{self.budget} needs at least {self.budget} independent samples, got {self.independent_samples}"
@@ -130,7 +132,8 @@ def plan_runs(plan: EvalPlan, benchmark: str, questions: Sequence[Question]) -> 
     if plan.independent_samples:
         yield run("independent", 1, samples=plan.independent_samples, sampling=plan.independent_sampling)
     if plan.base_model is not None:
-        yield run("base", plan.budget, samples=plan.samples)
+        for budget in plan.budgets:  # the same prompts
+            yield run("base", budget, samples=plan.samples)
     if "false_feedback" in plan.probes:
         yield run("false_feedback", 2, announced=plan.budget, deny_correct=True)
     for name, count in (("hidden_count", "hidden"), ("wrong_count", "wrong")):

@@ -40,7 +40,9 @@ def verdicts(evaluation: Evaluation) -> list[str]:
     """Sentences on what the first further attempt brings, and what all of them do, against each control."""
     plan = evaluation.plan
     compared = Compared(label=Path(plan.model).name, runs=evaluation.episodes, budget=plan.budget)
-    return [gain.sentence for gain in gain_verdicts(compared) if gain.k in (2, plan.budget)]
+    gains = [gain for gain in gain_verdicts(compared) if gain.k in (2, plan.budget)]
+    # With one attempt there is no gain that a control could explain.
+    return [gain.sentence for gain in gains if gain.difference is not None or plan.budget > 1]
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
@@ -71,9 +73,11 @@ class Saved:
                 "of its model; one that was broken off is ended by the command that began it"
             )
         try:
-            numbers = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
-            asked = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+            numbers = dict(json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8")))
+            asked = dict(json.loads((folder / PLAN_FILE).read_text(encoding="utf-8")))
+            if missing := {"budget", "benchmarks", "average"} - numbers.keys():
+                raise ValueError(f"{SUMMARY_FILE} has no {sorted(missing)[0]}")
             episodes = filed(read_episodes(folder / EPISODES_FILE))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"{folder} does not hold what an evaluation writes: {error}") from error
         return cls(folder=folder, summary=numbers, asked=asked, episodes=episodes)

@@ -48,9 +48,11 @@ def read_episodes(path: Path) -> Iterator[Played]:
 
     Raises `ValueError` for any other line that is not one.
     """
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):
-            return
+    try:
+        *lines, _torn = path.read_text(encoding="utf-8").split("\n")  # not `splitlines`: U+2028 is a model's to write
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from error
+    for number, line in enumerate(lines, start=1):
         try:
             played = from_line(line)
         except ValueError as error:
@@ -124,8 +126,8 @@ class EpisodeStore:
                 )
             return False
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            before = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is not what an evaluation writes: {error}. {REMEDY}") from error
         if differences := list(_differences(before, asked)):
             raise ValueError(

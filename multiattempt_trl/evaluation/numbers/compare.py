@@ -7,6 +7,7 @@ from multiattempt_trl.evaluation.numbers.bootstrap import Difference, paired_dif
 from multiattempt_trl.evaluation.numbers.shares import (
     Runs,
     Shares,
+    base_by_attempts,
     main_by_attempts,
     majority_shares,
     pass_shares,
@@ -115,9 +116,11 @@ def _majorities(evaluation: Compared) -> dict[int, ByBenchmark]:
 
 
 def _base(evaluation: Compared) -> dict[int, ByBenchmark]:
-    ks = range(1, evaluation.budget + 1)
-    base = {name: played(runs, "base") for name, runs in evaluation.runs.items()}
-    return {k: {name: solved_shares(episodes, k) for name, episodes in base.items()} for k in ks}
+    shares = {}
+    for name, runs in evaluation.runs.items():
+        by_attempts = base_by_attempts(runs, evaluation.budget)
+        shares[name] = {k: solved_shares(episodes, k) for k, episodes in by_attempts.items()}
+    return _by_k(shares, evaluation.budget)
 
 
 def _check_same_questions(a: Compared, b: Compared) -> None:

@@ -24,6 +24,13 @@ def lost(runs: Runs) -> int:
     return sum(episode.ending is Ending.FAILED for episodes in runs.values() for episode in episodes)
 
 
+def base_by_attempts(runs: Runs, budget: int) -> dict[int, list[Episode]]:
+    """As `main_by_attempts`, of the base model under the same prompts; empty lists where it was not played."""
+    base = played(runs, "base")
+    by_budget = {k: [episode for episode in base if episode.budget == k] for k in range(1, budget + 1)}
+    return {k: episodes or by_budget[budget] for k, episodes in by_budget.items()}
+
+
 def main_by_attempts(runs: Runs, budget: int) -> dict[int, list[Episode]]:
     """k -> the dialogues whose first k attempts give accuracy within k, for k = 1 ... `budget`.
 

@@ -11,6 +11,7 @@ from multiattempt_trl.evaluation.numbers.intervals import share_interval
 from multiattempt_trl.evaluation.numbers.shares import (
     Runs,
     Shares,
+    base_by_attempts,
     lost,
     main_by_attempts,
     majority_shares,
@@ -35,7 +36,7 @@ def block(runs: Runs, budget: int) -> Block:
     main = _curve(by_attempts)
     passes = _means(pass_shares(independent, budget))
     majority = _means(majority_shares(independent, budget))
-    base = _curve(dict.fromkeys(by_attempts, played(runs, "base")))
+    base = _curve(base_by_attempts(runs, budget))
     return {
         "n": len({episode.question.id for episode in longest}),
         "failed": lost(runs),

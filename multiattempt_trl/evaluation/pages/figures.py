@@ -110,7 +110,7 @@ def _legend(figure: Figure, every: Sequence[Axes], title: str, *, columns: int) 
     }
     legend = figure.legend(
         list(entries.values()),
-        list(entries),
+        [f"\u200b{label}" if label.startswith("_") else label for label in entries],  # which matplotlib leaves out
         loc="outside upper left",
         ncols=min(max(len(entries), 1), columns),
         frameon=False,

@@ -23,9 +23,9 @@ def headline(summary: Mapping[str, Any], plan: EvalPlan) -> list[Part]:
     if plan.budget > 1:
         parts += [(" and ", False), (f"{percent(average['accuracy'][last])} %", True)]
         parts += [(f" within {last}, with feedback after each failure", False)]
-    if average["pass_at_k"] and plan.budget > 1:
+    if last in average["pass_at_k"] and plan.budget > 1:  # it is not where too many samples were lost
         parts += [(f"; {last} independent attempts without feedback solve ", False)]
         parts += [(f"{percent(average['pass_at_k'][last])} %", True)]
-    if average["base_accuracy"]:
+    if last in average["base_accuracy"]:
         parts += [("; the base model solves ", False), (f"{percent(average['base_accuracy'][last])} %", True)]
     return [*parts, (".", False)]

@@ -137,13 +137,13 @@ def print_table(blocks: Mapping[str, Any], *, title: str, console: Console | Non
     Under each share stand its 95 % interval, the controls and the base model where they were played, and how often
     attempt k repeats an earlier answer.
     """
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
     table.add_column("solved, %,\nwithin k =", overflow="fold", min_width=17)
-    ks = list(next(iter(blocks.values()))["accuracy"])
+    ks = max((list(block["accuracy"]) for block in blocks.values()), key=len)
     for heading in (*ks, "well\nformed", "tries\nused"):
         table.add_column(heading, justify="right", no_wrap=True, vertical="top", header_style="bold")
     for name, block in blocks.items():
-        shares = [markdown.percent(block["accuracy"][k]) for k in ks]
+        shares = [markdown.percent(block["accuracy"][k]) if k in block["accuracy"] else "" for k in ks]
         formed, used = markdown.percent(block["well_formed_rate"]), f"{block['mean_attempts']:.2f}"
         table.add_row(Text(name), *shares, formed, used, style="bold")  # as Text: a name may hold brackets
         intervals = [f"{100 * lower:.0f}–{100 * upper:.0f}" for lower, upper in block["ci95"].values()]
