@@ -30,6 +30,10 @@ class EpisodeCounter(TrainerCallback, ExportableState):
         self.episodes += episodes
         self.sampled_tokens += sampled_tokens
 
+    def metrics(self) -> dict[str, list[float]]:
+        """For the next log, as TRL collects it."""
+        return {"sampled_tokens_total": [self.sampled_tokens], "episodes_total": [self.episodes]}
+
     def state(self) -> dict[str, Any]:
         return {"args": {}, "attributes": {"episodes": self.episodes, "sampled_tokens": self.sampled_tokens}}
 

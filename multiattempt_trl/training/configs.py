@@ -112,6 +112,7 @@ class MultiAttemptGRPOConfig(GRPOConfig):
         default=1.0,
         metadata={"help": "With credit=discounted: a success at attempt k is worth this to the power k-1."},
     )
+    monitor: bool = field(default=True, metadata={"help": "Warn of failure signatures: docs/metrics.md, Alarms."})
 
     @property
     def prices(self) -> Prices:

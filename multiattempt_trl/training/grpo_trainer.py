@@ -33,6 +33,7 @@ from multiattempt_trl.training.drift import DriftCheck, teacher_forced
 from multiattempt_trl.training.generation import compute_type, generate_episodes, tells_logprobs
 from multiattempt_trl.training.launch import check_launch
 from multiattempt_trl.training.model_card import PAPER, describe_training
+from multiattempt_trl.training.monitor import FailureMonitor
 from multiattempt_trl.training.progress import observed
 from multiattempt_trl.training.scoring import ScoringByLength
 from multiattempt_trl.training.sequences import TokenSequence, collate, flatten, spread
@@ -53,6 +54,7 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Watched, GRPOTr
       `credit="improvement"` or `"attempt"` replaces the advantages by one per attempt.
     - the sampler's order survives a resume, and a crash leaves a whole checkpoint (`WholeCheckpoints`).
     - `forward_batch_size` leaves out padding (`ScoringByLength`), and a `Watcher` among the callbacks evaluates.
+    - a `FailureMonitor` reads every log.
     - the reward function prices each episode; there are no others.
 
     Args:
@@ -112,6 +114,7 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Watched, GRPOTr
             for dataset in datasets
         ]
         self._episode_counter, self._order = EpisodeCounter(), EpochOrder()
+        self._monitor = FailureMonitor(on=args.monitor)
         super().__init__(
             model=model,
             reward_funcs=self.episode_reward,
@@ -119,7 +122,7 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Watched, GRPOTr
             train_dataset=prepared[0][0],
             eval_dataset=None if eval_dataset is None else prepared[1][0],
             processing_class=processing_class,
-            callbacks=[WholeRollouts(), self._order, self._episode_counter, *(callbacks or [])],
+            callbacks=[WholeRollouts(), self._order, self._episode_counter, self._monitor, *(callbacks or [])],
             optimizers=optimizers,
             quantization_config=quantization_config,
             peft_config=peft_config,
@@ -203,8 +206,7 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Watched, GRPOTr
         self._rows = inputs
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if self.model.training:
-            self._metrics["train"]["sampled_tokens_total"] = [self._episode_counter.sampled_tokens]
-            self._metrics["train"]["episodes_total"] = [self._episode_counter.episodes]
+            self._metrics["train"].update(self._episode_counter.metrics() | self._monitor.metrics())
             step = self.state.global_step
             if tells_logprobs(self.args) and self._drift.due(step):
                 drift = self._drift(self._sequences, teacher_forced(self, batch), compute_type(self), step)
