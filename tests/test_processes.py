@@ -298,7 +298,7 @@ def test_watching_benchmarks_in_several_processes(tmp_path: Path, tiny_model: Pa
     """Before the first step the model is the same everywhere, and so are the numbers."""
     recipe = str(ROOT / "recipes/arithmetic/grpo/multi_attempt.yaml")
     options = ["--model_name_or_path", str(tiny_model), "--max_steps", "4", "--save_strategy", "no"]
-    options += ["--generation_batch_size", "16", "--per_device_train_batch_size", "4", "--num_generations", "4"]
+    options += ["--per_device_train_batch_size", "4", "--num_generations", "4"]
     options += ["--eval_strategy", "steps", "--eval_steps", "4", "--eval_on_start", "true", "--eval_batch_size", "4"]
     options += ["--watch", "arithmetic", "--watch_limit", "10", "--watch_budget", "3", "--watch_independent", "3"]
     options += ["--per_device_eval_batch_size", "4", "--skip_eval", "true"]
