@@ -98,7 +98,7 @@ def to_questions(rows: Sequence[Row], name: str, where: str) -> list[Question]:
             questions.append(Question(id=question_id, problem=problem, answer=tests.text, benchmark=name))
     if unusable:
         raise UnusableGoldError(
-            f"{where}: no usable tests: {listed(unusable)}. Repair or drop the rows (for training: drop_unusable_gold)",
+            f"{where}: no usable tests: {listed(unusable)}. Repair or drop the rows (training: drop_unusable_gold)",
             unusable,
             questions,
         )
@@ -154,7 +154,7 @@ def _load(spec: str, *, split: str, what: str) -> list[Question]:
     name, equals, place = spec.partition("=")
     if not equals or Path(spec).exists():
         name, place = "", spec
-    folder, colon, named = place.rpartition(":")
+    folder, _, named = place.rpartition(":")
     if Path(place).exists():
         folder, named = place, ""
     if Path(folder).exists() and folder:

@@ -10,14 +10,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import Lock
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, Self
 
 from multiattempt_trl.dialogue.episode import Question, Verdict
-from multiattempt_trl.domains.code.confine import UNSAFE, Sandbox, empty_folder, kill
-from multiattempt_trl.domains.code.inside.judge import BEGAN
+from multiattempt_trl.domains.code.confine import INSIDE, UNSAFE, Sandbox, empty_folder, kill
+from multiattempt_trl.domains.code.inside import judge, program
 from multiattempt_trl.domains.code.programs import MAX_PROGRAM, last_program
-from multiattempt_trl.domains.code.suites import Suite
+from multiattempt_trl.domains.code.suites import Suite, statement_at
 from multiattempt_trl.graders.pool import default_workers
 
 DEADLINE_SECONDS = 10.0
@@ -58,8 +58,9 @@ class CodeGrader:
     """Judges the last block of Python in a response; use it as a context manager, from any number of threads.
 
     `CORRECT`: all tests pass. `WRONG`: a test fails, the program raises or ends, or it exceeds its limits. `INVALID`:
-    no closed block, or one that Python does not compile. Never raises on what a model wrote; raises `ValueError` where
-    there is no sandbox (by `confine.Sandbox`), `RuntimeError` where the grader is not open or a sandbox does not begin.
+    no closed block, or one that Python does not compile. Never raises on what a model wrote; `confine.Sandbox` raises
+    `ValueError` where there is no bubblewrap, and a grader that is not open, or whose sandbox does not begin, raises
+    `RuntimeError`.
 
     Args:
         workers: programs side by side; by default `pool.default_workers`.
@@ -123,25 +124,31 @@ class CodeGrader:
             self._timeouts += grading.reason == "timeout"
         return grading
 
-    def _decide(self, suite: Suite, program: str | None) -> Grading:
-        if program is None:
+    def _decide(self, suite: Suite, source: str | None) -> Grading:
+        if source is None:
             return Grading(verdict=Verdict.INVALID, reason="no program")
-        if len(program) > MAX_PROGRAM:
+        if len(source) > MAX_PROGRAM:
             return Grading(verdict=Verdict.WRONG, reason="too long")
         began = time.monotonic()
         for _ in range(STARTS):
-            found = self._run(suite, program)
+            found = self._run(suite, source)
             if found["outcome"] != "no start":
                 break
         else:
             raise RuntimeError("the sandbox does not begin; is the machine out of memory or of processes?")
         verdict, reason = _FOUND[found["outcome"]]
         seconds = time.monotonic() - began
-        return Grading(verdict=verdict, reason=reason, test=found["test"], error=found["error"], seconds=seconds)
+        return Grading(
+            verdict=verdict,
+            reason=reason,
+            test=statement_at(suite.tests, found["line"]),
+            error=found["error"],
+            seconds=seconds,
+        )
 
-    def _run(self, suite: Suite, program: str) -> Mapping[str, Any]:
+    def _run(self, suite: Suite, source: str) -> Mapping[str, Any]:
         """One program in one sandbox, its judge in another; what the judge found, or why it found nothing."""
-        job = {"given": suite.given, "tests": suite.tests, "calls": suite.calls, "program": program}
+        job = {"given": suite.given, "tests": suite.tests, "calls": suite.calls, "program": source}
         with ExitStack() as stack:
             folder = None if self._sandbox.bwrap else stack.enter_context(empty_folder())
             judged, tried = self._start(stack, folder)
@@ -149,7 +156,7 @@ class CodeGrader:
                 said, _ = judged.communicate(json.dumps(job).encode("ascii"), timeout=DEADLINE_SECONDS)
             except subprocess.TimeoutExpired:
                 return _nothing("timeout")
-            _, began, reply = said.partition(BEGAN)
+            _, began, reply = said.partition(judge.BEGAN)
             if reply:
                 found: Mapping[str, Any] = json.loads(reply)
                 return {**found, "outcome": "timeout"} if found["outcome"] == "ended" and _at_limit(tried) else found
@@ -164,12 +171,10 @@ class CodeGrader:
         calls, asks = os.pipe()
         hears, answers = os.pipe()
         try:
-            tried = self._sandbox.start(
-                "from inside.program import main; main()", stdin=calls, stdout=answers, folder=folder
-            )
+            tried = self._sandbox.start(f"{_import_main(program)}; main()", stdin=calls, stdout=answers, folder=folder)
             stack.callback(self._end, tried)
             judged = self._sandbox.start(
-                f"from inside.judge import main; main({hears}, {asks})",
+                f"{_import_main(judge)}; main({hears}, {asks})",
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=(hears, asks),
@@ -195,8 +200,12 @@ class CodeGrader:
             self._running.discard(process)
 
 
-def _nothing(outcome: str) -> Mapping[str, str]:
-    return {"outcome": outcome, "test": "", "error": ""}
+def _import_main(module: ModuleType) -> str:
+    return f"from {INSIDE.name}.{module.__name__.rpartition('.')[2]} import main"
+
+
+def _nothing(outcome: str) -> Mapping[str, Any]:
+    return {"outcome": outcome, "line": None, "error": ""}
 
 
 def _at_limit(process: "subprocess.Popen[bytes]") -> bool:

@@ -94,6 +94,23 @@ def helpers(prompt: str, entry_point: str) -> str:
     return "".join(f"{ast.get_source_segment(prompt, node)}\n" for node in kept)
 
 
+def statement_at(tests: str, line: int | None) -> str:
+    """The smallest statement that stands on that line.
+
+    >>> statement_at("for x in (1, 2):\\n    assert x < 2", 2)
+    'assert x < 2'
+    """
+    around = [
+        node
+        for node in ast.walk(ast.parse(tests))
+        if line and isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno)
+    ]
+    if not around:
+        return ""
+    smallest = min(around, key=lambda node: (node.end_lineno or node.lineno) - node.lineno)
+    return ast.get_source_segment(tests, smallest) or ""
+
+
 def first_test(tests: str) -> str:
     """The first statement of the tests."""
     return ast.get_source_segment(tests, ast.parse(tests).body[0]) or ""

@@ -1,13 +1,19 @@
 """The judge's process: runs the tests, and has the program's process answer what they call."""
 
-import ast
+from __future__ import annotations
+
 import json
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
 
 from .process import describe, limit_process, line_in, take_pipes
-from .wire import TEXT, Channel, Plain, pack, unpack
+from .wire import TEXT, Channel, pack, unpack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, NoReturn
+
+    from .wire import Plain
 
 BEGAN = b"began\n"
 """What a judge says before it lets the program do anything."""
@@ -22,20 +28,19 @@ class Stop(BaseException):
 
 
 def judge(job: Mapping[str, Any], channel: Channel) -> Plain:
-    """Runs the tests: the outcome, the test that failed, and what the program raised."""
-    tests = ast.parse(job["tests"], "tests.py")
+    """Runs the tests: the outcome, the line of the tests that was running when it failed, and what was raised."""
     try:
         begin(job, channel)
         namespace: dict[str, Any] = {"__name__": "tests"}
         exec(compile(job["given"], "given.py", "exec", dont_inherit=True), namespace)
         namespace |= {name: remote(name, channel) for name in job["calls"]}
-        exec(compile(tests, "tests.py", "exec", dont_inherit=True, optimize=0), namespace)
+        exec(compile(job["tests"], "tests.py", "exec", dont_inherit=True, optimize=0), namespace)
     except Stop as stop:
-        return {"outcome": stop.outcome, "test": failed_test(job["tests"], tests, stop), "error": stop.text}
+        return {"outcome": stop.outcome, "line": line_in("tests.py", stop.__traceback__), "error": stop.text}
     except BaseException as error:  # of a test, most often that it does not hold
         text = "" if isinstance(error, AssertionError) else describe(error)
-        return {"outcome": "failed", "test": failed_test(job["tests"], tests, error), "error": text}
-    return {"outcome": "passed", "test": "", "error": ""}
+        return {"outcome": "failed", "line": line_in("tests.py", error.__traceback__), "error": text}
+    return {"outcome": "passed", "line": None, "error": ""}
 
 
 def begin(job: Mapping[str, Any], channel: Channel) -> None:
@@ -78,20 +83,6 @@ def remote(name: str, channel: Channel) -> Callable[..., Any]:
             raise Stop("failed", FOREIGN) from error
 
     return call
-
-
-def failed_test(source: str, tests: ast.Module, error: BaseException) -> str:
-    """The statement that was running; empty where the tests had not begun."""
-    line = line_in("tests.py", error.__traceback__)
-    around = [
-        node
-        for node in ast.walk(tests)
-        if line and isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno)
-    ]
-    if not around:
-        return ""
-    smallest = min(around, key=lambda node: (node.end_lineno or node.lineno) - node.lineno)
-    return (ast.get_source_segment(source, smallest) or "")[: 2 * TEXT]
 
 
 def main(reads: int, writes: int) -> NoReturn:

@@ -1,13 +1,18 @@
 """A process of the sandbox: its limits, its pipes, and how it tells of an error."""
 
+from __future__ import annotations
+
 import os
 import resource
-from types import TracebackType
 
 from .wire import TEXT
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
 CPU_SECONDS = 3
-"""CPU time of a program, and of its judge. Not wall-clock time: a verdict must not depend on how busy the machine is."""
+"""CPU time of a program, and of its judge. Not wall-clock time: verdicts must not depend on what else is running."""
 MEMORY_BYTES = 2**30
 """Address space."""
 FILE_BYTES = 2**24

@@ -1,15 +1,22 @@
 """The program's process: loads what a model wrote, and answers the judge's calls to it."""
 
+from __future__ import annotations
+
 import builtins
 import json
 import os
 import sys
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any, NoReturn
 
 from .process import describe, limit_process, take_pipes
-from .wire import Channel, Plain, pack, unpack
+from .wire import Channel, pack, unpack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+    from .wire import Plain
+
 
 def run_program(channel: Channel) -> None:
     """Compiles the program, then runs it, then answers calls until nobody asks any more."""
@@ -20,7 +27,7 @@ def run_program(channel: Channel) -> None:
     except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         return channel.send({"unparsed": describe(error)})
     channel.send({"parsed": True})
-    module = ModuleType("program")
+    module = type(sys)("program")
     sys.modules["program"] = module  # dataclasses look their own module up
 
     def load() -> None:
@@ -50,7 +57,7 @@ def attempt(action: Callable[[], Any]) -> Plain:
 def main() -> NoReturn:
     """The whole life of the process; nothing of the program's, such as `atexit`, runs after it."""
     limit_process()
-    builtins.exit = builtins.quit = sys.exit  # what `site` would bring
+    vars(builtins).update(exit=sys.exit, quit=sys.exit)  # what `site` would bring
     try:
         run_program(Channel(*take_pipes()))
     except (EOFError, OSError):  # the judge is done

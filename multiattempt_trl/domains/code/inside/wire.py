@@ -1,10 +1,18 @@
 """Plain data between the program and its judge: a line of JSON each way."""
 
+from __future__ import annotations
+
 import json
 import os
-from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any
+
+TYPE_CHECKING = False  # `typing` and `collections.abc` are not loaded here: they cost as much as a small program
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Plain = Any
+    """What JSON can hold."""
 
 MESSAGE_BYTES = 2**24
 """The longest line between the two, as an argument or a returned value comes to."""
@@ -13,8 +21,7 @@ MAX_ITEMS = 100_000
 TEXT = 500
 """Characters of what is said about a failure, or of a name."""
 _SMALL = 2**53
-Plain = Any
-"""What JSON can hold."""
+
 
 def pack(value: Any) -> Plain:
     """A value as JSON can hold it and `unpack` can tell it: the plain types, and what derives from them as its base.
@@ -38,7 +45,7 @@ def pack(value: Any) -> Plain:
         return {type(value).__name__: value.hex()}
     if isinstance(value, range):
         return {"range": [value.start, value.stop, value.step]}
-    if isinstance(value, Iterable):
+    if hasattr(type(value), "__iter__"):
         items = list(islice(value, MAX_ITEMS + 1))
         if len(items) > MAX_ITEMS:
             raise ValueError(f"an iterator of more than {MAX_ITEMS} items")
@@ -72,7 +79,7 @@ _MAKERS: dict[str, Callable[[Any], Any]] = {
 
 
 def unpack(value: Plain) -> Any:
-    """What `pack` was given, of exactly the plain types. Raises an `Exception` of some kind where it was not packed."""
+    """What `pack` was given, of exactly the plain types. Raises some `Exception` where it was not packed."""
     if isinstance(value, list):
         return [unpack(item) for item in value]
     if isinstance(value, dict):
