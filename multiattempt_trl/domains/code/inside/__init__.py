@@ -2,6 +2,7 @@
 
 The two are processes in sandboxes of their own, with a pair of pipes between them. The judge alone has the tests. It
 sends the program's text, then one line of JSON for each call that a test makes, and gets what the function returned,
-as plain data. Whatever the program does to its own process, all that reaches the judge is data, which the judge compares.
-These files import the standard library and each other: they are all of this package that a sandbox has.
+as plain data. Whatever the program does to its own process, all that reaches the judge is data, which the judge
+compares. These files import the standard library and each other: they are all of this package that a sandbox
+has.
 """
