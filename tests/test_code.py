@@ -6,6 +6,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,13 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted import CharTokenizer, ScriptedBackend, plan
 
-from multiattempt_trl.dialogue.episode import Question, Verdict
+from multiattempt_trl.dialogue.episode import Ending, Question, Verdict
+from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.domains.code import confine
 from multiattempt_trl.domains.code.data import load_benchmark
 from multiattempt_trl.domains.code.grading import CodeGrader, Grading
 from multiattempt_trl.domains.code.inside.wire import Other, pack, unpack
 from multiattempt_trl.domains.code.suites import Suite, suite
+from multiattempt_trl.evaluation.protocols import Run
+from multiattempt_trl.evaluation.run import evaluate
 from multiattempt_trl.rollout.live import BackgroundGrade, CountingGrade
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,11 +39,13 @@ DOUBLE = suite("", "assert double(2) == 4\nassert double([1]) == [1, 1]\n", "def
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[CodeGrader]:
-    try:
-        with CodeGrader(2, unsafe=False) as opened:
-            yield opened
-    except ValueError as error:
-        pytest.skip(f"no sandbox here: {error}")
+    if shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed")
+    command = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("the kernel, or the container we are in, does not let bubblewrap make namespaces")
+    with CodeGrader(2, unsafe=False) as opened:
+        yield opened
 
 
 def block(source: str) -> str:
@@ -123,6 +130,36 @@ def test_what_is_given_is_there_for_the_program_and_for_the_tests(grader: CodeGr
     tests = suite(given, "assert inverse(f([3])) == -3\n", "def f(x): ...")
     assert tests.calls == ("f",)
     assert judged(grader, "def f(x: List[int]) -> int:\n    return -inverse(x[0])", tests).verdict is CORRECT
+
+
+def test_a_dialogue_about_a_program(grader: CodeGrader) -> None:
+    question = Question(id="double", problem="Double it.", answer=DOUBLE.text, benchmark="toy")
+    said = ["I do not know.", block("def double(x): return 4"), block("def double(x): return x + x")]
+
+    def open_backend(run: Run) -> ScriptedBackend:
+        return ScriptedBackend({"Double it.": said}, {"Double it.": said}, run)
+
+    options: dict[str, Any] = {"shard_size": 100, "progress": False}
+    played = evaluate(plan(), {"toy": [question]}, open_backend, grader, Renderer(CharTokenizer()), **options)
+    (episode,) = played.episodes["toy"]["main"]
+    assert [attempt.verdict for attempt in episode.attempts] == [INVALID, WRONG, CORRECT]
+    assert episode.ending is Ending.SOLVED
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "assert all(map(double, [1, 2]))",
+        "assert list(map(double, [1])) == []",
+        "try:\n    double(1)\nexcept Exception:\n    pass",
+        "try:\n    double(1)\nexcept StopIteration:\n    pass",
+    ],
+)
+@pytest.mark.parametrize("error", ["StopIteration", "AssertionError", "GeneratorExit", "SystemExit(0)"])
+def test_a_test_that_catches_does_not_pass_what_raises(grader: CodeGrader, tests: str, error: str) -> None:
+    found = judged(grader, f"def double(x): raise {error}", suite("", tests + "\n", "def double(x): ..."))
+    assert (found.verdict, found.reason) == (WRONG, "exception")
+    assert found.error == f"line 1: {error.removesuffix('(0)')}: {0 if '(0)' in error else ''}"
 
 
 def test_what_is_sent_comes_back() -> None:
@@ -441,6 +478,8 @@ def test_a_kernel_that_does_not_know_our_filter(grader: CodeGrader, monkeypatch:
 # The real benchmarks.
 
 FILES = {"mbpp_sanitized": 427, "humaneval": 164}
+BROKEN = {"mbpp_sanitized": 316, "humaneval": 148}
+"""Questions whose reference solution has an operator that can be exchanged so that a test fails."""
 OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
     **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult},
     **{ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.BitXor: ast.BitOr, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd},
@@ -487,6 +526,7 @@ def passes(tests: str, source: str) -> bool:
             given, _, rest = tests.partition("# The tests:\n")
             exec(given, namespace)
             exec(source, namespace)
+            exec(given, namespace)  # a test's helper is the question's, though the program has one of that name
             exec(rest, namespace)
         except BaseException:
             os._exit(1)
@@ -514,5 +554,5 @@ def test_reference_solutions_pass_and_broken_ones_fail(grader: CodeGrader, share
         failing = next((one for one in mutants(source) if not passes(question.answer, one)), None)
         if failing is not None:
             broken.append((question, failing))
-    assert len(broken) >= {"mbpp_sanitized": 300, "humaneval": 150}[name]
+    assert len(broken) == BROKEN[name]
     assert {key for key, verdict in verdicts(grader, broken).items() if verdict is not WRONG} == set()
