@@ -273,6 +273,12 @@ def test_no_hostile_program_is_called_correct(grader: CodeGrader, name: str) -> 
     assert judged(grader, "double = lambda x: x + x").verdict is CORRECT  # the next one is served
 
 
+def test_a_program_that_brings_its_judge_to_an_end_is_wrong(grader: CodeGrader) -> None:
+    power = suite("", "assert 7 ** double(2) > 0\n", "def double(x): ...")
+    found = judged(grader, "def double(x): return 10**9", power)
+    assert (found.verdict, found.reason) == (WRONG, "timeout")
+
+
 # Programs that try to do harm. They say how far they came by what they return.
 
 HARM = {
@@ -393,7 +399,8 @@ def test_a_killed_trainer_leaves_no_sandbox(grader: CodeGrader) -> None:
     )
     trainer = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True)
     try:
-        assert until(lambda: len(sandboxed()) >= 2)
+        assert until(lambda: len(sandboxed()) >= 6)  # two processes of bubblewrap's around each of the two
+        time.sleep(1)  # the program sleeps
     finally:
         trainer.kill()
         trainer.wait()
