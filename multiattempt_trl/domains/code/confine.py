@@ -1,4 +1,4 @@
-"""The sandbox: bubblewrap around a Python process that sees its interpreter, two files of ours and nothing else."""
+"""The sandbox: bubblewrap around a Python process that sees its interpreter, the files of `inside` and no more."""
 
 import os
 import platform
