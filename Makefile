@@ -15,7 +15,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export TRL_EXPERIMENTAL_SILENCE ?= 1
 
-.PHONY: help venv train eval reproduce smoke test test-slow test-vllm quality clean
+.PHONY: help venv train eval reproduce experiment smoke test test-slow test-vllm quality clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,10 @@ eval: $(READY) ## Evaluate: MODEL=<checkpoint or hub id> [BENCHMARKS=a,b=path] [
 
 reproduce: $(READY) ## Warm start, single-turn RL and multi-attempt RL side by side: SEEDS="0 1 2".
 	$(BIN)/multiattempt reproduce --seeds $(SEEDS) $(ARGS)
+
+experiment: $(READY) ## Cells over seeds side by side, what is missing of them: NAME=credit [ARGS="--jobs 1 --dry_run true"].
+	@test -n "$(NAME)" || { echo "usage: make experiment NAME=<a file of recipes/experiments, without .yaml>"; exit 2; }
+	$(BIN)/multiattempt experiment --config recipes/experiments/$(NAME).yaml $(ARGS)
 
 smoke: $(READY) ## The 1.5B recipes on real questions and the real tokenizer, with a tiny random model.
 	$(BIN)/python -m pytest tests/test_smoke.py -v

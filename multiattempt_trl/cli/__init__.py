@@ -19,6 +19,7 @@ COMMANDS = {
     "plan": "what a run will need, and whether it fits: --config ... [--accelerate ...] [--gpu 24GB]",
     "grade": "grade an answer, or a file of them: --gold ... --answer ..., or --cases cases.jsonl",
     "validate": "check that the gold answers of question sets can be graded: --data math500 [--data name=path]",
+    "experiment": "cells over seeds, what is missing of them, side by side: --config recipes/experiments/....yaml",
     "reproduce": "warm start, single-turn RL and multi-attempt RL side by side: [--seeds 0 1 2]",
 }
 

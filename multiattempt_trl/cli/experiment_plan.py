@@ -1,0 +1,167 @@
+"""The commands of an experiment's cells, and what they will cost: steps, dialogues, tokens, time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NoReturn, Self
+
+from trl import ModelConfig, TrlParser
+
+from multiattempt_trl.cli.arguments import EvalArguments, TaskArguments
+from multiattempt_trl.cli.experiment_file import Cell, Experiment, words
+from multiattempt_trl.cli.plan import ALGORITHMS
+from multiattempt_trl.cli.plan_inputs import PlanArguments, mean_lengths, number_of_questions
+from multiattempt_trl.cli.runs import Run, rollouts
+from multiattempt_trl.domains import get_domain
+from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
+from multiattempt_trl.training.planning.schedule import Schedule, planned
+
+WORDS_TOLD = ("prompt_preset", "feedback", "stop_at_box")
+"""What a cell that only evaluates may change besides the evaluation's own fields."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellPlan:
+    """A cell whose recipe was read."""
+
+    cell: Cell
+    task: TaskArguments
+    evaluation: EvalArguments
+    args: MultiAttemptGRPOConfig
+    model_args: ModelConfig
+    schedule: Schedule
+    """Of its training; with `tokens_of` about as many tokens as that cell's."""
+
+    @classmethod
+    def of(cls, cell: Cell, above: Mapping[str, "CellPlan"], processes: int) -> Self:
+        """Raises `ValueError` for fields that do not exist, and for values that cannot work."""
+        config_class = planned(ALGORITHMS[cell.algorithm], processes)
+        records = (TaskArguments, EvalArguments, config_class, ModelConfig)
+        parser = TrlParser(records)
+        parser.error = _refuse  # type: ignore[method-assign]  # instead of ending the process with its usage
+        unknown_steps = {} if cell.tokens_of is None else {"max_steps": -1}
+        line = ["--config", cell.recipe, *words({**cell.options, **unknown_steps})]
+        try:
+            known = {field.name for record in records for field in fields(record)}
+            if unknown := [name for name in cell.options if name not in known]:  # argparse would take a beginning
+                raise ValueError(f"unknown field {unknown[0]!r}")
+            task, evaluation, args, model_args = parser.parse_args_and_config(line)
+            _check(cell, args, task, model_args)
+        except ValueError as error:
+            raise ValueError(f"cell {cell.name!r}: {error}") from error
+        told = PlanArguments()
+        attempts, tokens = mean_lengths(args, told, [])
+        questions = number_of_questions(task, told, []) if args.max_steps <= 0 and cell.train else 0
+        schedule = _schedule(args, processes, max(questions, args.generation_batch_size), attempts, tokens)
+        if cell.tokens_of is not None:
+            wanted = above[cell.tokens_of].schedule.expected_tokens
+            args.max_steps = _steps(schedule, wanted, schedule.mean_tokens)
+            schedule = _schedule(args, processes, schedule.questions, attempts, tokens)
+        return cls(cell=cell, task=task, evaluation=evaluation, args=args, model_args=model_args, schedule=schedule)
+
+    def run(self, seed: int, output: Path) -> Run:
+        """The run with this seed in the experiment's folder, once those are done that it follows from."""
+        cell, folder = self.cell, run_folder(output, seed, self.cell.name)
+        place = ["--seed", str(seed), "--output_dir", str(folder)]
+        start = None if cell.model_of is None else str(run_folder(output, seed, cell.model_of))
+        if cell.train:
+            options = dict(cell.options)
+            if cell.tokens_of is not None:
+                options["max_steps"] = self.equal_steps(run_folder(output, seed, cell.tokens_of))
+            model = [] if start is None else ["--model_name_or_path", start]
+            command = [cell.algorithm, "--config", cell.recipe, *words(options), *model, *place]
+        else:
+            command = [*self._evaluation(untrained=start is None), "--model", start or self._start(seed), *place]
+        label = f"seed {seed}: {cell.name}"
+        again = [*self._evaluation(untrained=False), *place, "--overwrite_output_dir", "true"]
+        return Run(label=label, folder=folder, command=command, evaluation=again)
+
+    def equal_steps(self, reference: Path) -> int:
+        """Optimizer steps after which this training will have sampled about as many tokens as that one did.
+
+        How long its dialogues will be is taken from what the other logged: with w(k) its accuracy within k attempts
+        and t(k) the tokens of an attempt k, means over its rollouts, a dialogue takes
+        sum over k of P(N >= k) (1 - w(k - 1)) t(k). A k that it never reached is taken to be as its last one. For a
+        single attempt that is t(1), whatever the other has learnt.
+        """
+        logged = rollouts(reference)
+        reach, expected = 1.0, 0.0
+        length = 0.0
+        for k in range(1, self.args.max_attempts + 1):
+            allowed = 1.0 if self.args.budget_draw == "fixed" else 1 - (k - 1) / self.args.max_attempts
+            length = _mean(logged, f"tokens/attempt_{k}", length)
+            expected += allowed * reach * length
+            reach = 1 - _mean(logged, f"accuracy/within_{k}", 1 - reach)
+        return _steps(self.schedule, int(logged[-1]["sampled_tokens_total"]), expected)
+
+    def _evaluation(self, *, untrained: bool) -> list[str]:
+        """The command that evaluates a model as this cell does. A trained one knows itself which words it was told."""
+        options = {
+            field.name: getattr(self.evaluation, field.name)
+            for field in fields(EvalArguments)
+            if getattr(self.evaluation, field.name) != field.default
+        }
+        told = {name: getattr(self.args, name) for name in WORDS_TOLD if untrained or name in self.cell.own}
+        if untrained and "eval_max_attempt_tokens" not in options:
+            told["eval_max_attempt_tokens"] = self.args.max_completion_length
+        told |= {"chat_template": self.task.chat_template, "domain": self.task.domain}
+        told |= {"device": "cpu"} if self.args.use_cpu else {}
+        return ["eval", *words({**options, **{name: value for name, value in told.items() if value is not None}})]
+
+    def _start(self, seed: int) -> str:
+        """The model that a training would start from."""
+        build_model = get_domain(self.task.domain).build_model
+        named = self.model_args.model_name_or_path
+        assert named or build_model is not None, "checked before"
+        return named or str(build_model(seed))  # type: ignore[misc]
+
+
+def run_folder(output: Path, seed: int, cell: str) -> Path:
+    """Where the run of a cell with a seed stands."""
+    return output / f"seed{seed}" / cell
+
+
+def plan_cells(experiment: Experiment, processes: int = 1) -> list[CellPlan]:
+    """Every cell with its recipe read; raises `ValueError` that names the cell of which something is wrong."""
+    plans: dict[str, CellPlan] = {}
+    for cell in experiment.cells:
+        plans[cell.name] = CellPlan.of(cell, plans, processes)
+    return list(plans.values())
+
+
+def _check(cell: Cell, args: MultiAttemptGRPOConfig, task: TaskArguments, model_args: ModelConfig) -> None:
+    if task.skip_eval:
+        raise ValueError("skip_eval leaves nothing to report")
+    if args.load_best_model_at_end:
+        raise ValueError("load_best_model_at_end cannot be gone on with where it was broken off: leave it out")
+    if cell.model_of is None and not model_args.model_name_or_path and get_domain(task.domain).build_model is None:
+        raise ValueError(f"domain {task.domain!r} has no model of its own: name model_name_or_path in the recipe")
+    if not cell.train:
+        known = {*(field.name for field in fields(EvalArguments)), *WORDS_TOLD}
+        unknown = [name for name in cell.own if name not in known]
+        if unknown:
+            raise ValueError(f"it trains nothing, and {unknown[0]!r} is no field of an evaluation")
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ValueError(message)
+
+
+def _schedule(
+    args: MultiAttemptGRPOConfig, processes: int, questions: int, attempts: float, tokens: float
+) -> Schedule:
+    return Schedule.of(
+        args, processes=processes, questions=questions, mean_attempts=attempts, mean_attempt_tokens=tokens
+    )
+
+
+def _steps(schedule: Schedule, tokens: float, per_dialogue: float) -> int:
+    """Whole rollouts, at least one, that sample so many tokens."""
+    per_rollout = schedule.rollout * schedule.iterations // schedule.update
+    return max(round(tokens / (per_dialogue * schedule.rollout)), 1) * per_rollout
+
+
+def _mean(logged: Sequence[Mapping[str, Any]], key: str, otherwise: float) -> float:
+    values = [line[key] for line in logged if key in line]
+    return fmean(values) if values else otherwise
