@@ -13,7 +13,7 @@ from test_recipes import ROOT
 from multiattempt_trl.cli import COMMANDS, main
 from multiattempt_trl.cli.arguments import EvalArguments, Settings
 from multiattempt_trl.cli.evaluator import load_benchmarks
-from multiattempt_trl.cli.reproduce import COMMAND_FILE
+from multiattempt_trl.cli.runs import COMMAND_FILE
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.domains import TrainRows, get_domain
 from multiattempt_trl.domains.arithmetic.questions import questions as questions_of

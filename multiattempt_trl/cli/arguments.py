@@ -9,6 +9,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from multiattempt_trl.dialogue.env import Count
+from multiattempt_trl.domains import domain_names
 from multiattempt_trl.evaluation.backends import KINDS
 from multiattempt_trl.evaluation.files import write_json
 from multiattempt_trl.evaluation.protocols import PROBES, Protocol
@@ -21,7 +22,9 @@ SETTINGS_FILE = "multi_attempt.json"
 class TaskArguments:
     """What is trained on."""
 
-    domain: str = field(default="maths", metadata={"help": "arithmetic (makes its own questions) or maths."})
+    domain: str = field(
+        default="maths", metadata={"help": "arithmetic (makes its own questions), maths, or your own: my_domain.py."}
+    )
     dataset_name: str | None = field(
         default=None, metadata={"help": "Training questions: a Hub id or a local file. Default: the domain's own."}
     )
@@ -156,6 +159,18 @@ class Settings:
         above = [folder.parent] if folder.name.startswith("checkpoint-") else []
         found = (place / SETTINGS_FILE for place in (folder, *above))
         return cls._read(next((path for path in found if path.is_file()), None))
+
+    def domain_to_open(self, asked_for: str | None) -> str:
+        """The domain's name. Raises `ValueError` where it is code of somebody's own that the user did not name.
+
+        A model's folder may come from anywhere, and must not have code run.
+        """
+        if asked_for is None and self.domain not in domain_names():
+            raise ValueError(
+                f"the model was trained in the domain {self.domain!r}, which is code outside this package: to run it, "
+                "name it with --domain"
+            )
+        return asked_for or self.domain
 
     @classmethod
     def _read(cls, path: Path | None) -> "Settings":

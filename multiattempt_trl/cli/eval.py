@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
         arguments = _without_base(arguments)
     if arguments.eval_backend == "vllm":
         check_vllm()
-    domain = get_domain(settings.domain)
+    domain = get_domain(settings.domain_to_open(command.domain))
     evaluator = Evaluator.prepare(arguments, settings, domain, model_name=command.model)
     with domain.grader() as grade, _meeting(command):  # its workers start while the model is loaded
         (_evaluate_on_vllm if on_vllm else _evaluate)(evaluator, command, grade)

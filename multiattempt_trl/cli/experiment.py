@@ -14,7 +14,7 @@ from transformers import HfArgumentParser
 from multiattempt_trl.cli import quiet_end
 from multiattempt_trl.cli.experiment_cost import say_cost
 from multiattempt_trl.cli.experiment_file import Experiment
-from multiattempt_trl.cli.experiment_plan import CellPlan, plan_cells
+from multiattempt_trl.cli.experiment_plan import CellPlan, Key, done_runs, plan_cells
 from multiattempt_trl.cli.experiment_results import FIGURE_FILE, print_results, write_results
 from multiattempt_trl.cli.runs import Run, Runner
 from multiattempt_trl.training.planning.layout import Layout
@@ -76,7 +76,8 @@ def run_cells(
 
     Raises `ValueError` once nothing more can be run, with every run that failed and its log.
     """
-    begun: dict[tuple[str, int], Future[Run]] = {}
+    done_runs(plans, seeds, output)  # whose settings are others is found before anything is run
+    begun: dict[Key, Future[Run]] = {}
 
     def one(plan: CellPlan, seed: int) -> Run:
         for name in plan.cell.follows:

@@ -8,25 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from multiattempt_trl.cli.experiment_file import Experiment
-from multiattempt_trl.cli.experiment_plan import CellPlan, run_folder
+from multiattempt_trl.cli.experiment_plan import CellPlan, Key, done_runs
 from multiattempt_trl.cli.runs import Run
-from multiattempt_trl.evaluation.results import SUMMARY_FILE
-
-Key = tuple[str, int]
-"""Cell and seed."""
-
-
-def done_runs(plans: Sequence[CellPlan], seeds: Sequence[int], output: Path) -> dict[Key, Run]:
-    """The runs that are done; raises `ValueError` where one has been done with other settings."""
-    done: dict[Key, Run] = {}
-    for plan in plans:
-        for seed in seeds:
-            ended = (run_folder(output, seed, plan.cell.name) / "eval" / SUMMARY_FILE).is_file()
-            if ended and all((name, seed) in done for name in plan.cell.follows):
-                run = plan.run(seed, output)
-                if run.is_done():
-                    done[plan.cell.name, seed] = run
-    return done
 
 
 def say_cost(experiment: Experiment, plans: Sequence[CellPlan], output: Path, *, jobs: int, console: Console) -> None:

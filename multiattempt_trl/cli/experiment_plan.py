@@ -12,10 +12,14 @@ from multiattempt_trl.cli.arguments import EvalArguments, TaskArguments
 from multiattempt_trl.cli.experiment_file import Cell, Experiment, words
 from multiattempt_trl.cli.plan import ALGORITHMS
 from multiattempt_trl.cli.plan_inputs import PlanArguments, mean_lengths, number_of_questions
-from multiattempt_trl.cli.runs import Run, rollouts
+from multiattempt_trl.cli.runs import COMMAND_FILE, Run, rollouts
 from multiattempt_trl.domains import get_domain
+from multiattempt_trl.evaluation.results import SUMMARY_FILE
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
 from multiattempt_trl.training.planning.schedule import Schedule, planned
+
+Key = tuple[str, int]
+"""Cell and seed."""
 
 WORDS_TOLD = ("prompt_preset", "feedback", "stop_at_box")
 """What a cell that only evaluates may change besides the evaluation's own fields."""
@@ -128,6 +132,20 @@ def plan_cells(experiment: Experiment, processes: int = 1) -> list[CellPlan]:
     for cell in experiment.cells:
         plans[cell.name] = CellPlan.of(cell, plans, processes)
     return list(plans.values())
+
+
+def done_runs(plans: Sequence[CellPlan], seeds: Sequence[int], output: Path) -> dict[Key, Run]:
+    """The runs that are done; raises `ValueError` where a folder holds a run with other settings."""
+    done: dict[Key, Run] = {}
+    for plan in plans:
+        for seed in seeds:
+            folder = run_folder(output, seed, plan.cell.name)
+            begun = (folder / COMMAND_FILE).is_file() or (folder / "eval" / SUMMARY_FILE).is_file()
+            if begun and all((name, seed) in done for name in plan.cell.follows):
+                run = plan.run(seed, output)
+                if run.is_done():
+                    done[plan.cell.name, seed] = run
+    return done
 
 
 def _check(cell: Cell, args: MultiAttemptGRPOConfig, task: TaskArguments, model_args: ModelConfig) -> None:

@@ -154,7 +154,7 @@ def main(argv: list[str]) -> None:
     given = {name: getattr(arguments, name) for name in ("domain", "prompt_preset", "feedback", "stop_at_box")}
     found = Settings.of_model(arguments.model) if arguments.model else Settings()
     settings = replace(found, **{name: value for name, value in given.items() if value is not None})
-    domain = get_domain(settings.domain)
+    domain = get_domain(settings.domain_to_open(arguments.domain))
     limits = _checked(arguments, settings, domain)
     benchmark = domain.load_benchmark(arguments.benchmark) if arguments.benchmark else []
     first = None if arguments.question is None else find(benchmark, arguments.question)

@@ -1,14 +1,10 @@
 """`multiattempt reproduce`: warm start, single-turn RL and multi-attempt RL side by side, at equal sampled tokens.
 
-It only calls the other commands, one process for each run, and runs what is missing: an arm that has its summary is
-not run again. The multi-attempt arm goes first, since its tokens say how long the single-turn arm may train.
+It is an experiment of three cells with a figure of its own. The multi-attempt arm goes before the single-turn one,
+since its tokens say how long that may train.
 """
 
-import json
 import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +12,14 @@ from typing import Any
 from rich.console import Console
 from trl import TrlParser
 
+from multiattempt_trl.cli import quiet_end
 from multiattempt_trl.cli.evaluator import NO_BASE
-from multiattempt_trl.cli.train import METRICS_FILE
-from multiattempt_trl.domains import get_domain
+from multiattempt_trl.cli.experiment import run_cells
+from multiattempt_trl.cli.experiment_file import Cell, Experiment
+from multiattempt_trl.cli.experiment_plan import plan_cells
+from multiattempt_trl.cli.runs import Runner, sampled_tokens
 from multiattempt_trl.evaluation.files import write_json
-from multiattempt_trl.evaluation.numbers.statistics import Block, SeedBlocks, over_seeds
+from multiattempt_trl.evaluation.numbers.statistics import SeedBlocks, over_seeds
 from multiattempt_trl.evaluation.pages.figures import Series, draw_accuracy_by_attempt
 from multiattempt_trl.evaluation.pages.report import print_table
 
@@ -29,8 +28,6 @@ ARMS = {
     "single_turn": "Single-turn RL",
     "multi_attempt": "Multi-attempt RL",
 }
-COMMAND_FILE = "command.json"
-"""In the folder of an arm: what was run, so that an arm with other settings is not taken for done."""
 
 
 @dataclass
@@ -47,106 +44,42 @@ class ReproduceArguments:
     )
     budget: int = field(default=7, metadata={"help": "Accuracy is reported at 1 to this many attempts."})
     max_steps: int | None = field(default=None, metadata={"help": "Of the multi-attempt arm. Default: the recipe's."})
-    jobs: int = field(
-        default_factory=lambda: min(2, os.cpu_count() or 1), metadata={"help": "Seeds run at the same time."}
-    )
+    jobs: int = field(default_factory=lambda: min(2, os.cpu_count() or 1), metadata={"help": "Runs at the same time."})
 
 
 def main(argv: list[str]) -> None:
     """Runs all arms of all seeds, writes `summary.json` and `accuracy_by_attempt.png`, and prints the table."""
     (arguments,) = TrlParser((ReproduceArguments,), prog="multiattempt reproduce").parse_args_and_config(argv)
-    if len(set(arguments.seeds)) < len(arguments.seeds) or not arguments.seeds:
-        raise ValueError(f"seeds must be distinct, and at least one, got {arguments.seeds}")
-    console = Console(stderr=True)
-    with ThreadPoolExecutor(max(arguments.jobs, 1)) as pool:
-        runs = [pool.submit(Seed(seed, arguments, console).run) for seed in arguments.seeds]
-        blocks = {str(seed): run.result() for seed, run in zip(arguments.seeds, runs, strict=True)}
-    arms = {arm: over_seeds({seed: by_arm[arm] for seed, by_arm in blocks.items()}) for arm in ARMS}
+    experiment, console = to_experiment(arguments), Console(stderr=True)
     folder = Path(arguments.output_dir)
+    plans = plan_cells(experiment)
+    with quiet_end():
+        runs = run_cells(plans, experiment.seeds, folder, Runner(console), max(arguments.jobs, 1))
+    arms = {arm: over_seeds({str(seed): run.block() for seed, run in runs[arm].items()}) for arm in ARMS}
     draw_accuracy_by_attempt(picture(arms), folder / "accuracy_by_attempt.png")
-    tokens = {seed: {arm: _sampled(folder / f"seed{seed}" / arm) for arm in list(ARMS)[1:]} for seed in blocks}
+    tokens = {
+        str(seed): {arm: sampled_tokens(runs[arm][seed].folder) for arm in list(ARMS)[1:]} for seed in experiment.seeds
+    }
     write_json(folder / "summary.json", {**arms, "sampled_tokens": tokens, "algorithm": arguments.algorithm})
-    print_table({ARMS[arm]: arms[arm]["mean"] for arm in ARMS}, title=f"Mean of {len(blocks)} seeds")
+    print_table({ARMS[arm]: arms[arm]["mean"] for arm in ARMS}, title=f"Mean of {len(experiment.seeds)} seeds")
     console.print(f"Picture: {folder / 'accuracy_by_attempt.png'}")
 
 
-class Seed:
-    """The three arms of one seed, one after the other."""
-
-    def __init__(self, seed: int, arguments: ReproduceArguments, console: Console) -> None:
-        self.seed, self.arguments, self.console = seed, arguments, console
-        self.folder = Path(arguments.output_dir) / f"seed{seed}"
-
-    def run(self) -> dict[str, Block]:
-        build_model = get_domain("arithmetic").build_model
-        assert build_model is not None
-        warm_start = str(build_model(self.seed))
-        self._arm("warm_start", ["eval", "--model", warm_start, "--domain", "arithmetic", "--device", "cpu"])
-        multi = self._training("multi_attempt", warm_start, self.arguments.max_steps)
-        self._arm("multi_attempt", multi)
-        single = self._training("single_attempt", warm_start, self._equal_steps())
-        self._arm("single_turn", single)
-        return {arm: self._block(arm) for arm in ARMS}
-
-    def _training(self, recipe: str, model: str, max_steps: int | None) -> list[str]:
-        algorithm = self.arguments.algorithm
-        steps = [] if max_steps is None else ["--max_steps", str(max_steps)]
-        config = f"recipes/arithmetic/{algorithm}/{recipe}.yaml"
-        if not Path(config).is_file():
-            raise ValueError(f"{config} is not here: run this from the root of the repository")
-        return [algorithm, "--config", config, "--model_name_or_path", model, "--save_strategy", "no", *steps]
-
-    def _equal_steps(self) -> int:
-        """Optimizer steps after which the single-turn arm will have sampled as many tokens as the other did.
-
-        A single turn is as long as a first attempt, whose mean length the other arm logged.
-        """
-        rollouts = _rollouts(self.folder / "multi_attempt")
-        total, episodes = rollouts[-1]["sampled_tokens_total"], rollouts[-1]["episodes_total"]
-        first: float = sum(line["tokens/attempt_1"] for line in rollouts) / len(rollouts)
-        steps_per_rollout = rollouts[-1]["step"] / len(rollouts)
-        episodes_per_rollout = episodes / len(rollouts)
-        return int(round(total / (first * episodes_per_rollout)) * round(steps_per_rollout))
-
-    def _arm(self, arm: str, command: list[str]) -> None:
-        """Runs one command in a process of its own, unless its summary is there already."""
-        folder = self.folder / arm
-        # The warm start is an arm of its own, so that none needs it beside it.
-        options = ["--benchmarks", self.arguments.benchmark, "--budget", str(self.arguments.budget)]
-        options += ["--base_model", NO_BASE]
-        command = [*command, *options, "--seed", str(self.seed), "--output_dir", str(folder)]
-        recipe = Path(command[2]).read_text(encoding="utf-8") if command[1] == "--config" else None
-        run = {"command": command, "recipe": recipe}
-        if (folder / "eval" / "summary.json").is_file():
-            saved = folder / COMMAND_FILE
-            if not saved.is_file() or json.loads(saved.read_text(encoding="utf-8")) != run:
-                raise ValueError(f"{folder} holds a run with other settings; remove it, or name another --output_dir")
-            self.console.print(f"seed {self.seed}: {ARMS[arm]} is done already")
-            return
-        self.console.print(f"seed {self.seed}: {ARMS[arm]} ...")
-        write_json(folder / COMMAND_FILE, run)
-        # Seeds share the cores: one thread each, unless the user says otherwise.
-        environment = {"OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1", **os.environ}
-        with (folder / "log.txt").open("w", encoding="utf-8") as log:
-            call = [sys.executable, "-m", "multiattempt_trl", *command]
-            done = subprocess.run(call, stdout=log, stderr=log, check=False, env=environment)
-        if done.returncode:
-            raise ValueError(f"seed {self.seed}: {ARMS[arm]} failed with status {done.returncode}; see {log.name}")
-
-    def _block(self, arm: str) -> Block:
-        path = self.folder / arm / "eval" / "summary.json"
-        block: Block = json.loads(path.read_text(encoding="utf-8"))["average"]
-        return block
-
-
-def _rollouts(folder: Path) -> list[dict[str, Any]]:
-    """What a training run logged of its rollouts, in order."""
-    lines = map(json.loads, (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if "sampled_tokens_total" in line]
-
-
-def _sampled(folder: Path) -> int:
-    return int(_rollouts(folder)[-1]["sampled_tokens_total"])
+def to_experiment(arguments: ReproduceArguments) -> Experiment:
+    """The three arms as cells; raises `ValueError` where the recipes are not here."""
+    recipes = {name: f"recipes/arithmetic/{arguments.algorithm}/{name}_attempt.yaml" for name in ("multi", "single")}
+    for recipe in recipes.values():
+        if not Path(recipe).is_file():
+            raise ValueError(f"{recipe} is not here: run this from the root of the repository")
+    # The warm start is an arm of its own, so that none needs it beside it.
+    common = {"benchmarks": arguments.benchmark, "budget": arguments.budget, "base_model": NO_BASE}
+    steps = {} if arguments.max_steps is None else {"max_steps": arguments.max_steps}
+    cells = (
+        Cell(name="warm_start", recipe=recipes["multi"], common=common, train=False),
+        Cell(name="multi_attempt", recipe=recipes["multi"], common=common, own=steps),
+        Cell(name="single_turn", recipe=recipes["single"], common=common, tokens_of="multi_attempt"),
+    )
+    return Experiment(name="reproduce", seeds=tuple(arguments.seeds), cells=cells)
 
 
 def picture(arms: dict[str, SeedBlocks]) -> list[Series]:

@@ -1,11 +1,13 @@
 """Domains: each folder brings its questions, its words and its grader, as one `DOMAIN` record."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from types import ModuleType
 
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.dialogue.prompts import PromptPreset, get_preset
@@ -80,9 +82,45 @@ def domain_names() -> list[str]:
 
 
 def get_domain(name: str) -> Domain:
-    """The domain in the folder of that name; raises `ValueError` that lists the known ones."""
-    if name not in domain_names():
-        raise ValueError(f"domain {name!r} is unknown; choose one of {', '.join(domain_names())}")
-    domain = import_module(f"{__name__}.{name}").DOMAIN
-    assert isinstance(domain, Domain)
-    return domain
+    """The domain in the folder of that name, or the `DOMAIN` of somebody else's module.
+
+    A module is named by its file (`path/to/puzzles.py`) or as it is imported (`my_package.puzzles`); its code is run,
+    so the name must come from the user. The record's own name becomes the one that it was asked for by.
+
+    Raises `ValueError` that lists the known ones, or says what is wrong with the module.
+    """
+    if name in domain_names():
+        module = import_module(f"{__name__}.{name}")
+    elif name.endswith(".py"):
+        module = _module_of_file(Path(name))
+    elif "." in name:
+        module = _module(name, f"domain {name!r}")
+    else:
+        raise ValueError(
+            f"domain {name!r} is unknown; choose one of {', '.join(domain_names())}, or name a module of your own "
+            "that has a DOMAIN: path/to/my_domain.py or my_package.my_domain"
+        )
+    domain = getattr(module, "DOMAIN", None)
+    if not isinstance(domain, Domain):
+        raise ValueError(f"domain {name!r}: the module has no DOMAIN = multiattempt_trl.domains.Domain(...)")
+    return replace(domain, name=name)
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    """Imports a file by its stem, with its folder among those that are searched, so that it finds its siblings."""
+    if not path.is_file():
+        raise ValueError(f"domain {str(path)!r}: there is no such file; paths count from the folder you are in")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    module = _module(path.stem, f"domain {str(path)!r}")
+    if module.__file__ is None or Path(module.__file__).resolve() != path.resolve():
+        raise ValueError(f"domain {str(path)!r}: another module is called {path.stem!r}; rename the file")
+    return module
+
+
+def _module(name: str, where: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{where} cannot be imported: {error}") from error

@@ -1,0 +1,366 @@
+"""Experiments: what a file may say, what is run and what is not run again, and what a killed one leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+from test_recipes import ROOT
+
+from multiattempt_trl.cli import main
+from multiattempt_trl.cli.experiment import run_cells
+from multiattempt_trl.cli.experiment_cost import seconds_left
+from multiattempt_trl.cli.experiment_file import Experiment
+from multiattempt_trl.cli.experiment_plan import CellPlan, done_runs, plan_cells
+from multiattempt_trl.cli.experiment_results import print_results, write_results
+from multiattempt_trl.cli.runs import Run, Runner
+from multiattempt_trl.evaluation.numbers.seeds import over_seeds_interval, student
+
+EXPERIMENTS = sorted(ROOT.glob("recipes/experiments/*.yaml"))
+RECIPE = yaml.safe_load((ROOT / "recipes/arithmetic/ppo/multi_attempt.yaml").read_text(encoding="utf-8"))
+
+CHILD = """
+import json, os, pathlib, sys, time
+words = sys.argv[2:]
+value = lambda name: words[words.index(name) + 1]
+folder = pathlib.Path(value("--output_dir"))
+with (folder.parent.parent / "calls.txt").open("a") as calls:
+    calls.write(" ".join(words) + "\\n")
+if os.environ.get("FAIL") in words:
+    sys.exit("the cat stood on the keyboard")
+wait = os.environ.get("WAIT")
+while wait and pathlib.Path(wait).exists():
+    time.sleep(0.02)
+if words[0] != "eval":
+    logged = [{"step": 4 * n, "tokens/attempt_1": 6.0, "tokens/attempt_2": 5.0, "accuracy/within_1": 0.5,
+               "accuracy/within_2": 0.75, "sampled_tokens_total": 160 * n, "episodes_total": 16 * n} for n in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in logged))
+(folder / "eval").mkdir(exist_ok=True)
+(folder / "eval" / "summary.json").write_text(json.dumps({"average": {}}))
+"""
+"""Stands in for a training or an evaluation: writes down that it was called, and leaves what is read of it."""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_model: Path) -> Path:
+    """The arithmetic recipe, with 16 dialogues in a rollout and two rollouts."""
+    small = {"model_name_or_path": str(tiny_model), "per_device_train_batch_size": 4, "max_steps": 8, "save_steps": 4}
+    small |= {"max_attempts": 2, "critic_warmup_steps": 0, "budget": 2, "eval_limit": 4, "independent": 2}
+    path = tmp_path / "ppo" / "small.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(RECIPE | small | {"base_model": "none"}), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Runner:
+    script = tmp_path / "child.py"
+    script.write_text(CHILD, encoding="utf-8")
+    return Runner(Console(stderr=True), [str(script)])
+
+
+def written(tmp_path: Path, **content: Any) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def plans_of(path: Path) -> tuple[list[CellPlan], tuple[int, ...]]:
+    experiment = Experiment.read(path)
+    return plan_cells(experiment), experiment.seeds
+
+
+def calls(output: Path) -> list[str]:
+    path = output / "calls.txt"
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+CELLS: dict[str, Any] = {
+    "two": {},
+    "one": {"max_attempts": 1, "tokens_of": "two"},
+    "after": {"model_of": "two", "max_attempts": 1},
+    "start": {"train": False},
+}
+
+
+# --- what a file may say ---------------------------------------------------------------------------------------------
+
+
+def test_the_recipes_are_visited() -> None:
+    assert {path.stem for path in EXPERIMENTS} >= {"attempts", "budget_draw", "credit", "degradation"}
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_a_recipe_can_be_planned_and_says_how_to_run_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    plans, seeds = plans_of(path)
+    assert len(plans) >= 3
+    assert len(seeds) >= 3
+    header = path.read_text(encoding="utf-8").split("\n\n")[0]
+    assert f"make experiment NAME={path.stem}\n" in header
+    assert f"--config recipes/experiments/{path.name}" in header
+
+
+def test_a_grid_is_every_combination_below_the_named_cells(tmp_path: Path, recipe: Path) -> None:
+    grid = {"max_attempts": [1, 2], "credit": ["terminal", "improvement"]}
+    path = written(tmp_path, recipe=str(recipe), seeds=[3], set={"budget": 1}, cells={"base": {}}, grid=grid)
+    experiment = Experiment.read(path)
+    assert [cell.name for cell in experiment.cells] == [
+        "base",
+        "max_attempts=1, credit=terminal",
+        "max_attempts=1, credit=improvement",
+        "max_attempts=2, credit=terminal",
+        "max_attempts=2, credit=improvement",
+    ]
+    assert experiment.cells[2].options == {"budget": 1, "max_attempts": 1, "credit": "improvement"}
+    assert Experiment.read(path, seeds=(7, 8)).seeds == (7, 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seedz": [1]}, "unknown key 'seedz'; an experiment has recipe, seeds, set, cells, grid"),
+        ({"seeds": [1, 1]}, "seeds must be distinct"),
+        ({"seeds": "all"}, "seeds must be a list of integers, got 'all'"),
+        ({"cells": {}}, "has no cell"),
+        ({"cells": {"a/b": {}}}, "cell 'a/b': a name is a folder too"),
+        ({"cells": {"a": {"max_atempts": 1}}}, "cell 'a': unknown field 'max_atempts'"),
+        ({"cells": {"a": {"max_attempt": 1}}}, "cell 'a': unknown field 'max_attempt'"),  # argparse would guess
+        ({"cells": {"a": {"max_attempts": 0}}}, "cell 'a': max_attempts must be at least 1, got 0"),
+        ({"cells": {"a": {"credit": "none"}}}, "cell 'a': .*none"),
+        ({"cells": {"a": {"seed": 1}}}, "cell 'a': 'seed' is not to be set"),
+        ({"cells": {"a": {"value_clip": None}}}, "cell 'a': value_clip has no value"),
+        ({"cells": {"a": {"tokens_of": "b"}, "b": {}}}, "cell 'a': tokens_of 'b' is no trained cell above it"),
+        ({"cells": {"a": {}, "b": {"tokens_of": "a", "max_steps": 8}}}, "cell 'b': tokens_of decides the steps"),
+        ({"cells": {"a": {"train": False, "credit": "terminal"}}}, "cell 'a': it trains nothing, and 'credit'"),
+        ({"recipe": "no/where.yaml"}, "there is no recipe 'no/where.yaml'"),
+        ({"grid": {"max_attempts": 3}}, "grid: max_attempts must be a list of values, got 3"),
+    ],
+)
+def test_a_mistake_is_named(change: dict[str, Any], message: str, tmp_path: Path, recipe: Path) -> None:
+    content = {"recipe": str(recipe), "seeds": [0], "cells": {"a": {}}, **change}
+    with pytest.raises(ValueError, match=message):
+        plans_of(written(tmp_path, **content))
+
+
+# --- what is run -----------------------------------------------------------------------------------------------------
+
+
+def test_cells_follow_from_each_other_and_are_run_once(tmp_path: Path, recipe: Path, child: Runner) -> None:
+    plans, seeds = plans_of(written(tmp_path, recipe=str(recipe), seeds=[0, 5], cells=CELLS))
+    output = tmp_path / "out"
+    assert done_runs(plans, seeds, output) == {}
+    runs = run_cells(plans, seeds, output, child, 2)
+    assert len(calls(output)) == 8
+    # 320 tokens were sampled in two rollouts. A single attempt takes 6 and a rollout has 16 of them: 320 / 96 = 3.33,
+    # so 3 rollouts of 4 steps.
+    assert "--max_steps 12 " in " ".join(runs["one"][5].command)
+    assert runs["after"][5].command[-6:-4] == ["--model_name_or_path", str(output / "seed5" / "two")]
+    assert runs["start"][0].command[:3] == ["eval", "--budget", "2"]
+    assert "--domain arithmetic" in " ".join(runs["start"][0].command)
+    assert done_runs(plans, seeds, output).keys() == {(name, seed) for name in CELLS for seed in (0, 5)}
+    run_cells(plans, seeds, output, child, 2)
+    assert len(calls(output)) == 8
+    (output / "seed5" / "one" / "eval" / "summary.json").unlink()
+    run_cells(plans, seeds, output, child, 2)
+    assert len(calls(output)) == 9
+
+
+def test_a_dialogue_of_several_attempts_is_as_long_as_the_other_cell_tells(tmp_path: Path, recipe: Path) -> None:
+    cells = {"two": {}, "three": {"max_attempts": 3, "tokens_of": "two"}}
+    plans, _ = plans_of(written(tmp_path, recipe=str(recipe), cells=cells))
+    logged = {"tokens/attempt_1": 6.0, "tokens/attempt_2": 5.0, "accuracy/within_1": 0.5, "accuracy/within_2": 0.75}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(logged | {"sampled_tokens_total": 1000}) + "\n")
+    # N is 1, 2 or 3: 6 + 2/3 x 0.5 x 5 + 1/3 x 0.25 x 5 = 8.083 tokens; 1000 / (16 x 8.083) = 7.7, so 8 rollouts.
+    assert plans[1].equal_steps(tmp_path) == 32
+    fixed = {"two": {}, "three": {"max_attempts": 3, "budget_draw": "fixed", "tokens_of": "two"}}
+    plans, _ = plans_of(written(tmp_path, recipe=str(recipe), cells=fixed))
+    # 6 + 0.5 x 5 + 0.25 x 5 = 9.75; 1000 / 156 = 6.4, so 6 rollouts.
+    assert plans[1].equal_steps(tmp_path) == 24
+
+
+def test_other_settings_are_refused_before_anything_runs(tmp_path: Path, recipe: Path, child: Runner) -> None:
+    output = tmp_path / "out"
+    plans, seeds = plans_of(written(tmp_path, recipe=str(recipe), seeds=[0], cells={"a": {}, "b": {}}))
+    run_cells(plans, seeds, output, child, 1)
+    before = (output / "seed0" / "b" / "command.json").read_text()
+    cells = {"new": {}, "a": {}, "b": {"learning_rate": 0.5}}
+    plans, seeds = plans_of(written(tmp_path, recipe=str(recipe), seeds=[0], cells=cells))
+    with pytest.raises(ValueError, match=r"seed 0: b: .*seed0/b holds a run with other settings"):
+        run_cells(plans, seeds, output, child, 1)
+    assert len(calls(output)) == 2
+    assert (output / "seed0" / "b" / "command.json").read_text() == before
+    # So is a recipe of the same name that says something else, but not one with another comment.
+    text = recipe.read_text(encoding="utf-8")
+    recipe.write_text("# again\n" + text, encoding="utf-8")
+    plans, seeds = plans_of(written(tmp_path, recipe=str(recipe), seeds=[0], cells={"a": {}, "b": {}}))
+    assert len(done_runs(plans, seeds, output)) == 2
+    recipe.write_text(text.replace("max_steps: 8", "max_steps: 12"), encoding="utf-8")
+    with pytest.raises(ValueError, match="other settings"):
+        done_runs(plans, seeds, output)
+
+
+def test_a_failure_names_the_run_and_its_log_and_leaves_the_others(
+    tmp_path: Path, recipe: Path, child: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = {"bad": {"learning_rate": 0.125}, "after": {"model_of": "bad"}, "good": {}}
+    plans, seeds = plans_of(written(tmp_path, recipe=str(recipe), seeds=[0], cells=cells))
+    output = tmp_path / "out"
+    monkeypatch.setenv("FAIL", "0.125")
+    message = r"^seed 0: bad failed with status 1; see .*seed0/bad/log.txt, which ends: the cat stood on the keyboard$"
+    with pytest.raises(ValueError, match=message):
+        run_cells(plans, seeds, output, child, 1)
+    assert len(calls(output)) == 2  # the one that follows from it was not begun
+    monkeypatch.delenv("FAIL")
+    run_cells(plans, seeds, output, child, 1)
+    assert len(calls(output)) == 4
+
+
+def test_what_is_left_of_a_broken_run(tmp_path: Path, recipe: Path) -> None:
+    plans, _ = plans_of(written(tmp_path, recipe=str(recipe), seeds=[0], cells={"a": {}}))
+    run = plans[0].run(0, tmp_path)
+    assert run.next_command() == run.command
+    for step, whole in ((4, True), (8, False)):
+        folder = run.folder / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "max_steps": 8}))
+        for name in ("model.safetensors", "optimizer.pt"):
+            (folder / name).write_text(str(step))
+        if whole:
+            (folder / "checkpoint.json").touch()
+    assert run.next_command() == [*run.command, "--resume_from_checkpoint", "true"]
+    (run.folder / "checkpoint-8" / "checkpoint.json").touch()
+    last = run.next_command()
+    assert last[0] == "eval"
+    assert last[-2:] == ["--model", str(run.folder)]
+    assert "--resume_from_checkpoint" not in last
+    assert (run.folder / "model.safetensors").read_text() == "8"
+    assert not (run.folder / "optimizer.pt").exists()
+
+
+def test_the_time_that_is_left_follows_from_finished_runs(tmp_path: Path, recipe: Path) -> None:
+    cells = {"a": {}, "b": {"max_steps": 16}, "c": {"train": False}}
+    plans, _ = plans_of(written(tmp_path, recipe=str(recipe), seeds=[0, 1], cells=cells))
+    a, b, c = plans
+    run = a.run(0, tmp_path)
+    assert seconds_left(plans, {("a", 0): run}, [a, b, b, c]) is None
+    run.folder.mkdir(parents=True)
+    (run.folder / "took.json").write_text('{"seconds": 30.0}')
+    # b is twice as long as a: one a and two b are five times 30 s.
+    assert seconds_left(plans, {("a", 0): run}, [a, b, b, c]) == pytest.approx(150)
+
+
+@pytest.mark.parametrize("killed_by", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_experiment_goes_on(tmp_path: Path, recipe: Path, killed_by: signal.Signals) -> None:
+    """SIGTERM ends the children too; after SIGKILL they go on, and whoever comes next waits for them."""
+    written(tmp_path, recipe=str(recipe), seeds=[0], cells={"a": {}, "b": {}})
+    (tmp_path / "child.py").write_text(CHILD, encoding="utf-8")
+    output, gate = tmp_path / "out", tmp_path / "gate"
+    gate.touch()
+    code = (
+        "import sys; from pathlib import Path; from rich.console import Console;"
+        "from multiattempt_trl.cli.experiment import run_cells;"
+        "from multiattempt_trl.cli.experiment_plan import plan_cells;"
+        "from multiattempt_trl.cli.experiment_file import Experiment; from multiattempt_trl.cli.runs import Runner;"
+        f"root = Path({str(tmp_path)!r}); plans = plan_cells(Experiment.read(root / 'small.yaml'));"
+        "run_cells(plans, (0,), root / 'out', Runner(Console(stderr=True), [str(root / 'child.py')]), 1)"
+    )
+    start = [sys.executable, "-c", code]
+    environment = os.environ | {"WAIT": str(gate)}
+    first = subprocess.Popen(start, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+    _until(lambda: len(calls(output)) == 1)
+    first.send_signal(killed_by)
+    first.wait(timeout=30)
+    second = subprocess.Popen(start, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    if killed_by is signal.SIGTERM:
+        _until(lambda: len(calls(output)) == 2)
+    assert second.stderr is not None
+    line = second.stderr.readline()
+    while "seed 0: a" not in line:
+        line = second.stderr.readline()
+    assert ("waiting for it" in line) == (killed_by is signal.SIGKILL)
+    gate.unlink()
+    second.communicate(timeout=60)
+    assert second.returncode == 0
+    # a (again after SIGTERM), and b.
+    assert len(calls(output)) == (3 if killed_by is signal.SIGTERM else 2)
+
+
+def _until(condition: Any) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.05)
+
+
+# --- what comes of it ------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_over_seeds_is_students() -> None:
+    # 0.4, 0.5, 0.6: s = 0.1, 4.303 x 0.1 / sqrt(3) = 0.2484.
+    told = over_seeds_interval([0.4, 0.5, 0.6])
+    assert told.mean == pytest.approx(0.5)
+    assert told.ci95 == pytest.approx((0.2516, 0.7484), abs=1e-4)
+    assert over_seeds_interval([0.3]).ci95 is None
+    # Tables: 2.131 at 15 degrees of freedom, 2.042 at 30.
+    assert (student(15), student(30)) == pytest.approx((2.131, 2.042), abs=6e-4)
+    with pytest.raises(ValueError, match="at least one degree"):
+        student(0)
+
+
+def test_a_small_experiment_from_beginning_to_end(
+    tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Real commands: a training with its evaluation, and the evaluation of the model that it starts from."""
+    cells = {"two": {}, "start": {"train": False}}
+    path, output = written(tmp_path, recipe=str(recipe), seeds=[0], cells=cells), tmp_path / "out"
+    command = ["experiment", "--config", str(path), "--output_dir", str(output), "--jobs", "1"]
+    main([*command, "--dry_run", "true"])
+    assert not output.exists()
+    assert "2 of 2 runs are left; in training 8 steps, 32 dialogues" in " ".join(capsys.readouterr().err.split())
+    main(command)
+    shown = capsys.readouterr()
+    assert "seed 0: two ..." in shown.err
+    assert "solved, %, mean of 1 seed" in shown.out
+    results = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    assert list(results["cells"]) == ["two", "start"]
+    assert results["reference"] == "two"
+    assert results["cells"]["two"]["sampled_tokens"]["0"] > 0
+    assert results["cells"]["start"]["sampled_tokens"]["0"] is None
+    assert set(results["differences"]["start"]["over_seeds"]) == {"1", "2"}
+    assert results["differences"]["start"]["over_questions"]["2"]["questions"] == 4
+    assert (output / "accuracy_by_attempt.png").is_file()
+    main(command)
+    assert "seed 0: two is done already" in capsys.readouterr().err
+
+
+def test_numbers_over_seeds(tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans, seeds = plans_of(written(tmp_path, recipe=str(recipe), seeds=[0, 1], cells={"a": {}, "b": {}}))
+    accuracy = {("a", 0): 0.2, ("a", 1): 0.4, ("b", 0): 0.3, ("b", 1): 0.7}
+    monkeypatch.setattr(Run, "block", lambda run: {"accuracy": {"1": accuracy[run.folder.name, run.command_seed]}})
+    monkeypatch.setattr(Run, "command_seed", property(lambda run: int(run.folder.parent.name[4:])), raising=False)
+    shares = {"a": {"q": 0.0, "r": 0.5}, "b": {"q": 0.5, "r": 1.0}}
+    monkeypatch.setattr(
+        "multiattempt_trl.cli.experiment_results._shares",
+        lambda runs: {"1": {"set": shares[runs[0].folder.name]}},
+    )
+    runs = [(plan, {seed: plan.run(seed, tmp_path) for seed in seeds}) for plan in plans]
+    results = write_results("small", runs, tmp_path)
+    difference = results["differences"]["b"]["over_seeds"]["1"]
+    assert difference["seeds"] == pytest.approx({"0": 0.1, "1": 0.3})
+    assert difference["mean"] == pytest.approx(0.2)
+    # s = 0.1414, 12.706 x 0.1414 / sqrt(2) = 1.2706.
+    assert difference["ci95"] == pytest.approx((0.2 - 1.2706, 0.2 + 1.2706))
+    assert results["differences"]["b"]["over_questions"]["1"]["mean"] == pytest.approx(0.5)
+    console = Console(record=True, width=100)
+    print_results(results, console)
+    text = console.export_text()
+    assert "50.0 ±254.1" in text
+    assert "+20.0 ±127.1" in text

@@ -1,0 +1,96 @@
+"""A domain of somebody else's: found by its file or its name, refused in plain words, trained and evaluated."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_recipes import ROOT
+
+from multiattempt_trl.cli import main
+from multiattempt_trl.cli.arguments import Settings
+from multiattempt_trl.dialogue.episode import Verdict
+from multiattempt_trl.domains import TrainRows, get_domain
+
+EXAMPLE = ROOT / "examples" / "word_puzzle"
+FILE = str(EXAMPLE / "word_puzzle.py")
+SMALL = ["--per_device_train_batch_size", "8", "--steps_per_generation", "1", "--num_generations", "4"]
+SHORT = [
+    "--max_steps",
+    "2",
+    "--save_steps",
+    "2",
+    "--max_completion_length",
+    "8",
+    "--budget",
+    "2",
+    "--independent",
+    "2",
+]
+CPU = ["--independent", "2", "--use_cpu", "true", "--bf16", "false", "--logging_steps", "1", "--base_model", "none"]
+
+
+def test_a_file_is_a_domain() -> None:
+    domain = get_domain(FILE)
+    assert domain.name == FILE  # what a model's settings must say, for it to be found again
+    assert domain.preset(None).name == "word-puzzle"
+    train, test = domain.load_train(None, TrainRows()), domain.load_benchmark("words")
+    assert len(test) == 12
+    assert not {question.id for question in train} & {question.id for question in test}
+    peach = next(question for question in train if question.id == "peach")
+    with domain.grader() as grade:
+        said = [grade(peach, text) for text in (r"\boxed{peach}", r"\boxed{cheap}", r"\boxed{chepa}", "peach")]
+    assert said == [Verdict.CORRECT, Verdict.CORRECT, Verdict.WRONG, Verdict.INVALID]
+
+
+def test_a_module_is_a_domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "somebodys_puzzles"
+    package.mkdir()
+    (package / "words.py").write_text(Path(FILE).read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert get_domain("somebodys_puzzles.words").name == "somebodys_puzzles.words"
+
+
+def test_what_is_no_domain_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"domain 'chess' is unknown; choose one of .*maths.*path/to/my_domain.py"):
+        get_domain("chess")
+    with pytest.raises(ValueError, match=r"'no/where.py': there is no such file"):
+        get_domain("no/where.py")
+    with pytest.raises(ValueError, match=r"'no_such_package.words' cannot be imported: No module named 'no_such_pa"):
+        get_domain("no_such_package.words")
+    empty = tmp_path / "without_a_record.py"
+    empty.write_text("DOMAIN = 'words'\n")
+    with pytest.raises(ValueError, match=r"has no DOMAIN = multiattempt_trl.domains.Domain"):
+        get_domain(str(empty))
+    taken = tmp_path / "json.py"
+    taken.write_text(Path(FILE).read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(ValueError, match="another module is called 'json'; rename the file"):
+        get_domain(str(taken))
+
+
+def test_it_is_trained_and_evaluated_and_its_code_runs_only_where_it_is_named(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    recipe, folder = str(EXAMPLE / "grpo" / "multi_attempt.yaml"), tmp_path / "run"
+    start = ["--model_name_or_path", str(tiny_model), "--output_dir", str(folder)]
+    main(["grpo", "--config", recipe, *start, *SMALL, *SHORT, *CPU])
+    assert Settings.of_model(folder).domain == "examples/word_puzzle/word_puzzle.py"
+    block = json.loads((folder / "eval" / "summary.json").read_text())["benchmarks"]["words"]
+    assert (block["n"], set(block["accuracy"])) == (12, {"1", "2"})
+    again = [
+        "eval",
+        "--model",
+        str(folder),
+        "--output_dir",
+        str(tmp_path / "again"),
+        "--budget",
+        "2",
+        *CPU[:2],
+        *CPU[-2:],
+    ]
+    with pytest.raises(SystemExit):
+        main(again)
+    assert "which is code outside this package: to run it, name it with --domain" in capsys.readouterr().err
+    main([*again, "--domain", "examples/word_puzzle/word_puzzle.py"])
+    other = json.loads((tmp_path / "again" / "eval" / "summary.json").read_text())["benchmarks"]["words"]
+    assert other == block
