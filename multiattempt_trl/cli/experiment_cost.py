@@ -15,7 +15,9 @@ from multiattempt_trl.cli.runs import Run
 def say_cost(experiment: Experiment, plans: Sequence[CellPlan], output: Path, *, jobs: int, console: Console) -> None:
     """Prints what every cell takes in training, what is done of it, and how long the rest may take."""
     done, seeds = done_runs(plans, experiment.seeds, output), len(experiment.seeds)
-    table = Table(title=f"{experiment.name}: {len(plans)} cells x {seeds} seeds", title_justify="left")
+    table = Table(
+        title=f"{experiment.name}: {len(plans)} cells x {seeds} seed{'s' if seeds > 1 else ''}", title_justify="left"
+    )
     table.add_column("cell")
     for heading in ("done", "steps", "dialogues", "sampled tokens"):
         table.add_column(heading, justify="right")
@@ -32,7 +34,7 @@ def say_cost(experiment: Experiment, plans: Sequence[CellPlan], output: Path, *,
     counts = (sum(each.steps for each in todo), sum(each.episodes for each in todo), _tokens(left))
     console.print(
         "{} of {} runs are left; in training {:,} steps, {:,} dialogues and about {:,} sampled tokens, as if every "
-        "attempt failed; each is evaluated at its end.".format(len(left), seeds * len(plans), *counts),
+        "attempt failed at half its cap; each is evaluated at its end.".format(len(left), seeds * len(plans), *counts),
         highlight=False,
     )
     if left:
