@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-CPU_SECONDS = 3
+CPU_SECONDS = 6
 """CPU time of a program, and of its judge. Not wall-clock time: verdicts must not depend on what else is running."""
 MEMORY_BYTES = 2**30
 """Address space."""
