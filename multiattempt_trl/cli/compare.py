@@ -1,10 +1,9 @@
 """`multiattempt eval --compare`: evaluations that were made before, drawn together and told apart."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -12,6 +11,7 @@ from multiattempt_trl.evaluation.files import write_json
 from multiattempt_trl.evaluation.numbers.compare import Compared, compare
 from multiattempt_trl.evaluation.pages.report import print_table, write_comparison
 from multiattempt_trl.evaluation.results import Saved
+from multiattempt_trl.evaluation.store import flat
 
 OF_THE_MODEL = ("weights", "base_weights", "benchmarks")
 """What of `plan.json` may differ, or is looked at question by question."""
@@ -66,19 +66,6 @@ def settings_that_differ(labels: Sequence[str], saved: Sequence[Saved]) -> list[
             said = ", ".join(f"{label}: {_short(value)}" for label, value in zip(labels, values, strict=True))
             sentences.append(f"The evaluations differ in {name} ({said}).")
     return sentences
-
-
-def flat(settings: Mapping[str, Any], name: str = "") -> dict[str, Any]:
-    """Settings by their whole names.
-
-    >>> flat({"budget": 3, "limits": {"attempt": 5}})
-    {'budget': 3, 'limits.attempt': 5}
-    """
-    found: dict[str, Any] = {}
-    for part, value in settings.items():
-        whole = f"{name}.{part}" if name else part
-        found |= flat(value, whole) if isinstance(value, dict) else {whole: value}
-    return found
 
 
 def _short(value: object) -> str:

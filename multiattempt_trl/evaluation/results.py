@@ -40,7 +40,7 @@ def verdicts(evaluation: Evaluation) -> list[str]:
     """Sentences on what the first further attempt brings, and what all of them do, against each control."""
     plan = evaluation.plan
     compared = Compared(label=Path(plan.model).name, runs=evaluation.episodes, budget=plan.budget)
-    gains = [gain for gain in gain_verdicts(compared) if gain.k in (2, plan.budget)]
+    gains = gain_verdicts(compared, at=(2, plan.budget))
     # With one attempt there is no gain that a control could explain.
     return [gain.sentence for gain in gains if gain.difference is not None or plan.budget > 1]
 

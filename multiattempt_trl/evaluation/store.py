@@ -150,10 +150,22 @@ def _cut_torn_line(path: Path) -> None:
             file.truncate(content.rfind(b"\n") + 1)
 
 
-def _differences(before: Any, asked: Any, name: str = "") -> Iterator[str]:
-    """Where two JSON values differ, in words."""
-    if isinstance(before, dict) and isinstance(asked, dict):
-        for part in dict.fromkeys([*before, *asked]):
-            yield from _differences(before.get(part), asked.get(part), f"{name}.{part}" if name else part)
-    elif before != asked:
-        yield f"{name} ({json.dumps(before)[:80]} there, {json.dumps(asked)[:80]} asked)"
+def flat(settings: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """Settings by their whole names.
+
+    >>> flat({"budget": 3, "limits": {"attempt": 5}})
+    {'budget': 3, 'limits.attempt': 5}
+    """
+    found: dict[str, Any] = {}
+    for part, value in settings.items():
+        whole = f"{name}.{part}" if name else part
+        found |= flat(value, whole) if isinstance(value, dict) else {whole: value}
+    return found
+
+
+def _differences(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
+    """Where two settings differ, in words."""
+    then, now = flat(before), flat(asked)
+    for name in dict.fromkeys([*then, *now]):
+        if then.get(name) != now.get(name):
+            yield f"{name} ({json.dumps(then.get(name))[:80]} there, {json.dumps(now.get(name))[:80]} asked)"

@@ -1,6 +1,6 @@
 """Evaluations against each other and against their controls: what differs over the same questions, and how surely."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from multiattempt_trl.evaluation.numbers.bootstrap import Difference, paired_difference
@@ -49,8 +49,8 @@ def compare(evaluations: Sequence[Compared]) -> list[Contrast]:
     return [contrast for b in evaluations[1:] for contrast in _contrasts(a, b)]
 
 
-def gain_verdicts(evaluation: Compared) -> list[Gain]:
-    """What more attempts bring, against the first attempt and each control, for k = 2 ... K.
+def gain_verdicts(evaluation: Compared, at: Collection[int] | None = None) -> list[Gain]:
+    """What more attempts bring, against the first attempt and each control, for k = 2 ... K, or for those in `at`.
 
     A control that was not played appears once, at K, without a difference. With a budget of 1 only the base model
     is left to compare with.
@@ -67,6 +67,8 @@ def gain_verdicts(evaluation: Compared) -> list[Gain]:
     for against, reference in references.items():
         first = 1 if against == "base" else 2
         for k in range(first, budget + 1):
+            if at is not None and k not in at:
+                continue
             difference = _against(reference[k], accuracy[k])
             if difference is not None or k == budget:
                 gains.append(Gain(label=evaluation.label, k=k, against=against, difference=difference))
