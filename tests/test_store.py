@@ -21,8 +21,8 @@ ASKED = {"budget": 3, "limits": {"attempt": 5, "episode": 9}, "probes": ()}
 
 
 def begun(folder: Path, content: dict[str, Any] = ASKED, **options: Any) -> EpisodeStore:
-    store = EpisodeStore(folder)
-    store.begin(content, **options)
+    store = EpisodeStore(folder, content, **options)
+    store.begin()
     return store
 
 
@@ -56,7 +56,7 @@ class BreaksAfter(EpisodeStore):
     """Keeps some episodes, and dies in the middle of the next line."""
 
     def __init__(self, folder: Path, left: int) -> None:
-        super().__init__(folder)
+        super().__init__(folder, ASKED)
         self.left = left
 
     def append(self, played: Any, *, process: int) -> None:
@@ -74,7 +74,7 @@ def test_broken_off_and_continued_is_as_if_nothing_had_been(tmp_path: Path, proc
     folder = tmp_path / "broken"
     for left in (1, 2, 5):
         store = BreaksAfter(folder, left)
-        store.begin(ASKED)
+        store.begin()
         with pytest.raises(Broken):
             play_script(plan(), store=store, shard_size=2)
         part = folder / PARTS_FOLDER / "0.jsonl"
@@ -88,7 +88,7 @@ def test_broken_off_and_continued_is_as_if_nothing_had_been(tmp_path: Path, proc
 
 def test_a_shard_that_was_broken_off_is_played_whole(tmp_path: Path) -> None:
     store = BreaksAfter(tmp_path, 3)
-    store.begin(ASKED)
+    store.begin()
     with pytest.raises(Broken):
         play_script(plan(independent=0), store=store, shard_size=2)
     _, opened = play_script(plan(independent=0), store=begun(tmp_path), shard_size=2)
@@ -213,8 +213,8 @@ SLOW_MODEL = textwrap.dedent(
     from multiattempt_trl.evaluation.store import EpisodeStore
     answer = scripted.ScriptedBackend.answer
     scripted.ScriptedBackend.answer = lambda self, request: (time.sleep(0.01), answer(self, request))[1]
-    store = EpisodeStore(Path(sys.argv[1]))
-    store.begin({{"budget": 3}})
+    store = EpisodeStore(Path(sys.argv[1]), {{"budget": 3}})
+    store.begin()
     print("begun", flush=True)
     scripted.play_script(scripted.plan(), store=store, shard_size=1)
     """

@@ -20,7 +20,7 @@ from multiattempt_trl.evaluation.fingerprint import asked, weights_of
 from multiattempt_trl.evaluation.pages.report import print_table
 from multiattempt_trl.evaluation.protocols import PROBES, EvalPlan
 from multiattempt_trl.evaluation.results import write_evaluation
-from multiattempt_trl.evaluation.run import evaluate, planned
+from multiattempt_trl.evaluation.run import evaluate
 from multiattempt_trl.evaluation.store import EpisodeStore
 from multiattempt_trl.rollout.live import Grade
 from multiattempt_trl.rollout.loading import load_model
@@ -128,15 +128,11 @@ class Evaluator:
         Raises `ValueError` where that folder holds another evaluation, unless it is to be replaced.
         """
         plan = replace(self.plan, limits=replace(self.plan.limits, context=context))
-        place, state = Path(folder) / "eval", PartialState()
-        planned(plan, self.benchmarks, renderer)  # what cannot be played leaves no trace
-        store = EpisodeStore(place)
-        if state.is_main_process:
-            store.begin(self._asked(plan, renderer, dtype), replace=replace_other)
-        state.wait_for_everyone()
+        place = Path(folder) / "eval"
+        store = EpisodeStore(place, self._asked(plan, renderer, dtype), replace=replace_other)
         batch = self.arguments.eval_batch_size
         evaluation = evaluate(plan, self.benchmarks, open_backend, grade, renderer, shard_size=batch, store=store)
-        if state.is_main_process:
+        if PartialState().is_main_process:
             numbers = write_evaluation(evaluation, place)
             print_table(numbers["benchmarks"], title=f"{plan.model}, {plan.protocol} protocol")
 

@@ -45,18 +45,22 @@ def evaluate(
 
     Args:
         shard_size: dialogues in a shard, at most.
-        store: begun by the main process; it keeps what is played, and what it holds is not played again.
+        store: begun once all can be played; it keeps what is played, and what it holds is not played again.
 
     Raises `ValueError`, before anything is generated, for an empty benchmark, a question id that comes twice in one,
-    or a prompt that leaves no room for an answer.
+    a prompt that leaves no room for an answer, or a store whose folder holds another evaluation.
     """
     if shard_size < 1:
         raise ValueError(f"the evaluation batch size must be at least 1, got {shard_size}")
     runs = planned(plan, benchmarks, renderer)
-    known = _to_all(store.read() if store is not None and PartialState().is_main_process else {})
+    state = PartialState()
+    known: dict[Key, Played] = {}
+    if store is not None and state.is_main_process:
+        store.begin()
+        known = store.read()
+    known = _to_all(known)  # and none keeps anything before that
     shards = [shard for run in runs for shard in cut(run, shard_size)]
     missing = [number for number, shard in enumerate(shards) if not all(one in known for one in shard.keys)]
-    state = PartialState()
     mine = missing[state.process_index :: state.num_processes]
     played: list[Played] = []
     with Bars([shards[number] for number in mine], shown=progress and state.is_main_process) as bars:

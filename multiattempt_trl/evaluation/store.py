@@ -66,31 +66,31 @@ class EpisodeStore:
     """Keeps the episodes of one evaluation, so that it can be broken off at any time and continued.
 
     The main process begins it; then each process keeps its own episodes in it.
+
+    Args:
+        asked: all that decides what is played, as JSON, see `fingerprint.asked`.
+        replace: what the folder holds of another evaluation is lost.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, asked: Mapping[str, Any], *, replace: bool = False) -> None:
+        self.folder, self.replace = folder, replace
+        self.asked = json.loads(json.dumps(asked))
         self._part: FileIO | None = None
 
-    def begin(self, asked: Mapping[str, Any], *, replace: bool = False) -> None:
+    def begin(self) -> None:
         """Makes the folder the one of this evaluation, or finds that it is.
-
-        Args:
-            asked: all that decides what is played, as JSON, see `fingerprint.asked`.
-            replace: what the folder holds of another evaluation is lost.
 
         Raises `ValueError` where the folder holds another evaluation, naming what differs; it is left as it is.
         """
-        asked = json.loads(json.dumps(asked))
         try:
-            begun = self._begun(asked)
+            begun = self._begun()
         except ValueError:
-            if not replace:
+            if not self.replace:
                 raise
             self._clear()
             begun = False
         if not begun:
-            write_json(self.folder / PLAN_FILE, asked)
+            write_json(self.folder / PLAN_FILE, self.asked)
 
     def read(self) -> dict[Key, Played]:
         """All that was kept so far, but for dialogues that failed: those are to be played again."""
@@ -115,7 +115,7 @@ class EpisodeStore:
         write_text(self.folder / EPISODES_FILE, "".join(to_line(*played) for played in episodes))
         shutil.rmtree(self.folder / PARTS_FOLDER, ignore_errors=True)
 
-    def _begun(self, asked: Mapping[str, Any]) -> bool:
+    def _begun(self) -> bool:
         """Whether this evaluation was begun here before."""
         path = self.folder / PLAN_FILE
         if not path.is_file():
@@ -129,7 +129,7 @@ class EpisodeStore:
             before = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is not what an evaluation writes: {error}. {REMEDY}") from error
-        if differences := list(_differences(before, asked)):
+        if differences := list(_differences(before, self.asked)):
             raise ValueError(
                 f"{self.folder} holds an evaluation that differs in {'; '.join(differences[:4])}. {REMEDY}"
             )
