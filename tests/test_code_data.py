@@ -68,7 +68,7 @@ def test_human_eval_of_the_hub(tmp_path: Path) -> None:
 def test_the_hub_is_asked_for_the_right_split(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def load_dataset(path: str, config: str | None, split: str) -> Dataset:
+    def load_dataset(path: str, config: str | None, split: str, data_files: None) -> Dataset:
         asked.append((path, config, split))
         return Dataset.from_list([HUMAN if "humaneval" in path else SANITIZED])
 

@@ -1,7 +1,6 @@
 """Where programming questions come from: MBPP and HumanEval, from the Hub or a local file."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,8 @@ from typing import Any
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.domains import ALL_BUT_BENCHMARK_ROWS, TrainRows, UnusableGold, UnusableGoldError
 from multiattempt_trl.domains.code.suites import Suite, first_test, helpers, joined, suite
-from multiattempt_trl.domains.maths.data import HubSource, problem_digest
 from multiattempt_trl.domains.maths.rows import SUFFIXES, listed, read_rows
+from multiattempt_trl.domains.sources import HubSource, without_benchmark_rows
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +22,6 @@ BENCHMARKS: dict[str, HubSource] = {
 TRAIN = HubSource(path="google-research-datasets/mbpp", config="sanitized", split="train")
 ALL = "all"
 """Instead of a split: every row of a file."""
-_HUB_ID = re.compile(r"(?P<path>[\w.-]+/[\w.-]+?)(?::(?P<split>[\w.-]+))?")
 _MBPP_TEXT = ("problem", "prompt", "text")
 _MBPP_TESTS = ("tests", "test_list")
 _MBPP_SETUP = ("setup", "test_imports", "test_setup_code")
@@ -46,16 +44,7 @@ def load_train(spec: str | None = None, rows: TrainRows = ALL_BUT_BENCHMARK_ROWS
         logger.warning("dropped %d training rows without usable tests: %s", len(error.unusable), named)
     if rows.keep_benchmark_rows:
         return questions
-    evaluated = {problem_digest(question.problem) for question in rows.evaluated}
-    kept = [question for question in questions if problem_digest(question.problem) not in evaluated]
-    if len(kept) < len(questions):
-        logger.warning("dropped %d training questions that also stand in a benchmark", len(questions) - len(kept))
-    if not kept:
-        raise ValueError(
-            "every training question also stands in a benchmark of this run; train on another set, or set "
-            "keep_benchmark_rows"
-        )
-    return kept
+    return without_benchmark_rows(questions, rows.evaluated)
 
 
 def load_benchmark(spec: str) -> list[Question]:
@@ -165,9 +154,9 @@ def _load(spec: str, *, split: str, what: str) -> list[Question]:
         elif not path.is_dir() and named not in ("", ALL):
             raise ValueError(f"{path}: its rows name no split, so there is no {named!r}")
         return to_questions(rows, name or path.stem, where=place)
-    hub = _HUB_ID.fullmatch(place)
+    hub = HubSource.of(place, split)
     if hub and not place.endswith(SUFFIXES):
-        return _from_hub(name or Path(hub["path"]).name, HubSource(path=hub["path"], split=hub["split"] or split))
+        return _from_hub(name or Path(hub.path).name, hub)
     if equals or place.endswith(SUFFIXES):
         raise ValueError(f"{what} {spec!r}: there is no file {place!r}")
     known = f"one of {', '.join(BENCHMARKS)}, " if what == "benchmark" else ""
@@ -177,16 +166,4 @@ def _load(spec: str, *, split: str, what: str) -> list[Question]:
 
 
 def _from_hub(name: str, source: HubSource) -> list[Question]:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    try:
-        dataset = load_dataset(source.path, source.config, split=source.split)
-    except (OSError, DatasetsError) as error:  # no network, no such repository, a download that broke
-        raise ConnectionError(
-            f"could not load {source.path} from the Hub ({error}). Without the Hub, give a local file instead of "
-            f"{name!r}: JSON lines with the columns of MBPP or HumanEval, for a benchmark as {name}=path/to/file.jsonl"
-        ) from error
-    except ValueError as error:  # a split or a config that the set does not have
-        raise ValueError(f"could not load {source.path} from the Hub: {error}") from error
-    return to_questions(list(dataset), name, where=source.path)
+    return to_questions(source.rows(name, "of MBPP or HumanEval"), name, where=source.path)

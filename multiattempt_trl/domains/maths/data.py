@@ -1,10 +1,7 @@
 """Where questions with answers come from, a local file or the Hub, and which of them are trained on."""
 
 import logging
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from hashlib import blake2b
+from dataclasses import replace
 from pathlib import Path
 
 from multiattempt_trl.dialogue.episode import Question
@@ -12,19 +9,9 @@ from multiattempt_trl.domains import ALL_BUT_BENCHMARK_ROWS, TrainRows, Unusable
 from multiattempt_trl.domains.maths.fresh import NAME as FRESH
 from multiattempt_trl.domains.maths.fresh import fresh_arithmetic
 from multiattempt_trl.domains.maths.rows import SUFFIXES, listed, read_rows, to_questions
+from multiattempt_trl.domains.sources import HubSource, without_benchmark_rows
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HubSource:
-    """Where a set stands on the Hub."""
-
-    path: str
-    split: str
-    config: str | None = None
-    data_files: str | None = None
-    """For a repository of folders without configs."""
 
 
 BENCHMARKS: dict[str, HubSource] = {
@@ -43,7 +30,6 @@ ALSO_IN_BENCHMARK = {
     "2769fc50": "simplerl-5922",
 }
 """Training problems that stand in OlympiadBench in other words, by `problem_digest`; dropped from training."""
-_HUB_ID = re.compile(r"(?P<path>[\w.-]+/[\w.-]+?)(?::(?P<split>[\w.-]+))?")
 
 
 def load_train(spec: str | None = None, rows: TrainRows = ALL_BUT_BENCHMARK_ROWS) -> list[Question]:
@@ -61,7 +47,9 @@ def load_train(spec: str | None = None, rows: TrainRows = ALL_BUT_BENCHMARK_ROWS
         questions = list(error.usable)
         named = listed(error.unusable)
         logger.warning("dropped %d training rows without a usable gold answer: %s", len(error.unusable), named)
-    return questions if rows.keep_benchmark_rows else _without(questions, rows.evaluated)
+    if rows.keep_benchmark_rows:
+        return questions
+    return without_benchmark_rows(questions, rows.evaluated, dict.fromkeys(ALSO_IN_BENCHMARK, "olympiadbench"))
 
 
 def load_benchmark(spec: str) -> list[Question]:
@@ -77,35 +65,6 @@ def load_benchmark(spec: str) -> list[Question]:
     if not Path(spec).exists() and spec in BENCHMARKS:
         return _from_hub(spec, BENCHMARKS[spec])
     return _load(spec, split="test", what="benchmark")
-
-
-def problem_digest(problem: str) -> str:
-    """Eight hexadecimal digits that name a problem whatever its line breaks and blanks are."""
-    return blake2b("".join(problem.split()).encode(errors="replace"), digest_size=4).hexdigest()
-
-
-def _without(questions: Sequence[Question], evaluated: Sequence[Question]) -> list[Question]:
-    """The questions that stand in no benchmark: neither among `evaluated` nor, in other words, in OlympiadBench."""
-    benchmark_of = dict.fromkeys(ALSO_IN_BENCHMARK, "olympiadbench")
-    benchmark_of |= {problem_digest(question.problem): question.benchmark for question in evaluated}
-    kept: list[Question] = []
-    dropped: dict[str, list[str]] = {}
-    for question in questions:
-        digest = problem_digest(question.problem)
-        if digest in benchmark_of:
-            dropped.setdefault(benchmark_of[digest], []).append(question.id)
-        else:
-            kept.append(question)
-    if dropped:
-        rows = "; ".join(f"{', '.join(ids)} (in {benchmark})" for benchmark, ids in dropped.items())
-        number = len(questions) - len(kept)
-        logger.warning("dropped %d training questions that also stand in a benchmark: %s", number, rows)
-    if not kept:
-        raise ValueError(
-            "every training question also stands in a benchmark of this run; train on another set, or set "
-            "keep_benchmark_rows"
-        )
-    return kept
 
 
 def _load(spec: str, *, split: str, what: str) -> list[Question]:
@@ -126,9 +85,9 @@ def _load(spec: str, *, split: str, what: str) -> list[Question]:
         return to_questions(read_rows(Path(place)), name, where=place)
     if colon and Path(folder).exists():
         return to_questions(read_rows(Path(folder), named), name, where=place)
-    hub = _HUB_ID.fullmatch(place)
+    hub = HubSource.of(place, split)
     if hub and not place.endswith(SUFFIXES):
-        return _from_hub(name, HubSource(path=hub["path"], split=hub["split"] or split))
+        return _from_hub(name, hub)
     if spec.startswith(FRESH) and not spec.endswith(SUFFIXES):
         fresh_arithmetic(spec)  # says how it is spelt
     if equals or place.endswith(SUFFIXES):
@@ -140,16 +99,5 @@ def _load(spec: str, *, split: str, what: str) -> list[Question]:
 
 
 def _from_hub(name: str, source: HubSource) -> list[Question]:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    try:
-        dataset = load_dataset(source.path, source.config, data_files=source.data_files, split=source.split)
-    except (OSError, DatasetsError) as error:  # no network, no such repository, a download that broke
-        raise ConnectionError(
-            f"could not load {source.path} from the Hub ({error}). Without the Hub, give a local file instead of "
-            f"{name!r}: JSON lines with the columns problem and answer, for a benchmark as {name}=path/to/file.jsonl"
-        ) from error
-    except ValueError as error:  # a split or a config that the set does not have
-        raise ValueError(f"could not load {source.path} from the Hub: {error}") from error
-    return to_questions(list(dataset), name, where=source.path, name_in_id=True)
+    rows = source.rows(name, "problem and answer")
+    return to_questions(rows, name, where=source.path, name_in_id=True)
