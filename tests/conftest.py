@@ -44,3 +44,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def talking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model that says varied things, some of them right, and its tokenizer."""
+    from talkers import TOKENIZER, talker
+
+    folder = tmp_path_factory.mktemp("talker") / "model"
+    talker().save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
+    return folder

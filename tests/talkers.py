@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from multiattempt_trl.dialogue.boxes import BoxMatcher
 from multiattempt_trl.dialogue.env import Environment, Limits
@@ -86,6 +86,37 @@ def real_talker(shared: Path) -> tuple[Qwen2ForCausalLM, Any]:
                 head[place[one], direction] += 10.0 if len(following) == 1 else 3.0
         model.lm_head.weight.copy_(head)
     return model.eval(), tokenizer
+
+
+def save_random_qwen(
+    folder: Path,
+    shared: Path,
+    *,
+    hidden_size: int,
+    layers: int,
+    heads: int,
+    key_value_heads: int,
+    initializer_range: float = 0.02,
+) -> Path:
+    """A random Qwen2 of thin layers with the real vocabulary of 151,936 rows, saved beside the real tokenizer."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(shared / "qwen2.5-tokenizer")
+    config = Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        initializer_range=initializer_range,
+        eos_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        bos_token_id=None,
+    )
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def environment(question: Any, budget: int, preset: Any = PRESET) -> Environment:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from talkers import TOKENIZER, talker
 from test_documents import WATCHED
 from test_recipes import ROOT
 
@@ -27,14 +26,6 @@ QUICK = [
 WATCH = ["--watch", "arithmetic-validation,arithmetic", "--watch_limit", "12", "--watch_budget", "3"]
 WATCH += ["--watch_independent", "3", "--watch_probes", "all"]
 OFTEN = ["--eval_strategy", "steps", "--eval_steps", "4", "--eval_on_start", "true"]
-
-
-@pytest.fixture(scope="module")
-def talking(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("talker") / "model"
-    talker().save_pretrained(folder)
-    TOKENIZER.save_pretrained(folder)
-    return folder
 
 
 def train(algorithm: str, model: Path, folder: Path, *options: str) -> list[dict[str, Any]]:

@@ -6,21 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from talkers import TOKENIZER, talker
+from talkers import TOKENIZER
 
 from multiattempt_trl.cli import main
 from multiattempt_trl.cli.compare import settings_that_differ, short_labels
 from multiattempt_trl.evaluation.results import Saved
 
 SHORT = ["--domain", "arithmetic", "--eval_limit", "6", "--independent", "3"]
-
-
-@pytest.fixture(scope="module")
-def talking(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("talker") / "model"
-    talker().save_pretrained(folder)
-    TOKENIZER.save_pretrained(folder)
-    return folder
 
 
 def evaluate(model: Path, output: Path, *options: str, budget: int = 3) -> dict[str, Any]:

@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from chromium import EXECUTABLE, Chromium
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from talkers import save_random_qwen
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = {"aime24": 30, "amc23": 40, "math500": 500, "minerva": 272, "olympiadbench": 675}
@@ -18,25 +17,15 @@ SIZES = {"aime24": 30, "amc23": 40, "math500": 500, "minerva": 272, "olympiadben
 @pytest.fixture(scope="module")
 def thin_qwen(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Path:
     """A random Qwen2 of one thin layer under the whole vocabulary, whose 151,936 rows take nearly all the time."""
-    folder = tmp_path_factory.mktemp("thin") / "qwen"
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(shared / "qwen2.5-tokenizer")
-    config = Qwen2Config(
-        vocab_size=151_936,
+    return save_random_qwen(
+        tmp_path_factory.mktemp("thin") / "qwen",
+        shared,
         hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
+        layers=1,
+        heads=1,
+        key_value_heads=1,
         initializer_range=0.3,
-        eos_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
-        bos_token_id=None,
     )
-    torch.manual_seed(0)
-    Qwen2ForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.slow

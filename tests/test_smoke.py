@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from talkers import save_random_qwen
 
 ROOT = Path(__file__).resolve().parent.parent
 SHRUNK = [
@@ -24,24 +24,9 @@ SHRUNK = [
 @pytest.fixture(scope="module")
 def small_qwen(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Path:
     """A random Qwen2 of two thin layers with the real vocabulary of 151,936 rows, saved beside the real tokenizer."""
-    folder = tmp_path_factory.mktemp("smoke") / "qwen"
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(shared / "qwen2.5-tokenizer")
-    config = Qwen2Config(
-        vocab_size=151_936,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
-        bos_token_id=None,
+    return save_random_qwen(
+        tmp_path_factory.mktemp("smoke") / "qwen", shared, hidden_size=32, layers=2, heads=4, key_value_heads=2
     )
-    torch.manual_seed(0)
-    Qwen2ForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
