@@ -21,7 +21,7 @@ from multiattempt_trl.training.adapters import check_adapter, mend_quantised
 from multiattempt_trl.training.advantages import group_relative, returns_to_go
 from multiattempt_trl.training.callbacks import EpisodeCounter, EpochOrder, WholeRollouts
 from multiattempt_trl.training.checkpoints import WholeCheckpoints
-from multiattempt_trl.training.configs import PER_ATTEMPT_CREDIT, MultiAttemptGRPOConfig
+from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
 from multiattempt_trl.training.dataset import (
     ResumableSampler,
     check_room,
@@ -37,6 +37,7 @@ from multiattempt_trl.training.monitor import FailureMonitor
 from multiattempt_trl.training.progress import observed
 from multiattempt_trl.training.scoring import ScoringByLength
 from multiattempt_trl.training.sequences import TokenSequence, collate, flatten, spread
+from multiattempt_trl.training.task import PER_ATTEMPT_CREDIT
 from multiattempt_trl.training.watching import Watched
 
 

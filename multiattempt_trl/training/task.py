@@ -1,0 +1,92 @@
+"""The fields of the multi-attempt task: how often the model may answer, what it is told, what that is worth."""
+
+from dataclasses import dataclass, field
+
+from multiattempt_trl.dialogue.prompts import check_feedback
+from multiattempt_trl.dialogue.rewards import Prices, check_credit
+
+PER_ATTEMPT_CREDIT = ("improvement", "attempt")
+"""Credit schemes under which GRPO's advantage differs between the attempts of one episode."""
+
+
+@dataclass
+class TaskFields:
+    """What every training configuration has besides its trainer's own fields. The paper's values by default."""
+
+    max_attempts: int = field(default=5, metadata={"help": "M: the most attempts a question can get (paper: 5)."})
+    budget_draw: str = field(
+        default="uniform",
+        metadata={
+            "help": "'uniform': N ~ U{1..M} per question and step (paper); 'fixed': always M.",
+            "choices": ["uniform", "fixed"],
+        },
+    )
+    prompt_preset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Wording and roles: 'paper', 'paper-code' or one of the domain's own. Default: the domain's."
+        },
+    )
+    feedback: str = field(
+        default="binary",
+        metadata={
+            "help": "What a failed attempt is told: 'binary' (the preset's sentence), 'none' (the question again), or "
+            "a sentence of your own with {problem}, {attempts} or {attempts_left} in it."
+        },
+    )
+    stop_at_box: bool = field(
+        default=False,
+        metadata={"help": "End an attempt at its first closed box (published code) rather than at the end of turn."},
+    )
+    max_episode_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Cap on the sampled tokens of all attempts together. Default: M x max_completion_length."},
+    )
+    max_prompt_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Questions whose first prompt is longer are dropped, and named in the log. Default: none."},
+    )
+    price_correct: float = field(default=1.0, metadata={"help": "Reward of a solved episode (paper: 1)."})
+    price_wrong: float = field(
+        default=-0.5, metadata={"help": "Reward of an unsolved episode with a well-formed answer (paper: -0.5)."}
+    )
+    price_invalid: float = field(default=-1.0, metadata={"help": "Reward of any other episode (paper: -1)."})
+    well_formed_by: str = field(
+        default="any",
+        metadata={
+            "help": "Which answer decides between wrong and invalid: 'any' or the 'last'.",
+            "choices": ["any", "last"],
+        },
+    )
+    credit: str = field(
+        default="terminal",
+        metadata={
+            "help": "How the reward is spread over attempts: terminal (paper), discounted, improvement, attempt."
+        },
+    )
+    attempt_discount: float = field(
+        default=1.0,
+        metadata={"help": "With credit=discounted: a success at attempt k is worth this to the power k-1."},
+    )
+
+    @property
+    def prices(self) -> Prices:
+        return Prices(
+            correct=self.price_correct,
+            wrong=self.price_wrong,
+            invalid=self.price_invalid,
+            well_formed_by=self.well_formed_by,  # type: ignore[arg-type]  # checked by Prices
+        )
+
+    def check_task(self) -> None:
+        """Raises `ValueError` for a value that cannot work."""
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts must be at least 1, got {self.max_attempts}")
+        if self.budget_draw not in ("uniform", "fixed"):
+            raise ValueError(f"budget_draw must be 'uniform' or 'fixed', got {self.budget_draw!r}")
+        for name in ("max_episode_tokens", "max_prompt_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_feedback(self.feedback)
+        check_credit(self.credit, self.prices, self.attempt_discount)
