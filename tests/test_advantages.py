@@ -48,6 +48,17 @@ def test_a_reward_on_each_attempt() -> None:
     assert_close(advantages, row(-0.146, -0.68, 0, 0, 0.4))
 
 
+def test_nothing_counts_after_an_end() -> None:
+    # The same with -0.5 paid at the end of attempt 1, after which nothing counts (credit "own"):
+    #   delta_1 = -0.5 - 0.4 = -0.9   A_1 = -0.9                          R_1 = -0.5
+    #                                 A_0 = 0.16 + 0.45 * -0.9 = -0.245   R_0 = -0.045
+    rewards, values = torch.tensor([[0, -0.5, 0, 0, 1.0]]), torch.tensor([[0.2, 0.4, nan, nan, 0.6]])
+    policy_mask, ends = torch.tensor([[1, 1, 0, 0, 1]]).bool(), torch.tensor([[0, 1, 0, 0, 1]]).bool()
+    advantages, returns = gae(rewards, values, policy_mask, 0.9, 0.5, ends)
+    torch.testing.assert_close(advantages, torch.tensor([[-0.245, -0.9, 0, 0, 0.4]]))
+    torch.testing.assert_close(returns, torch.tensor([[-0.045, -0.5, 0, 0, 1]]))
+
+
 def test_empty_feedback() -> None:
     advantages, returns = run_gae([0, 0, 1], [0.2, 0.4, 0.6], [1, 1, 1], 0.9, 0.5)
     assert_close(advantages, row(0.304, 0.32, 0.4))

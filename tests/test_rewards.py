@@ -95,6 +95,14 @@ def test_the_discount_has_an_effect() -> None:
     assert price(late, credit="discounted", attempt_discount=1.0) == price(late, credit="terminal")
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [([C], [1.0]), ([W, X, W, C], [-0.5, -1.0, -0.5, 1.0]), ([X, W, X], [-1.0, -0.5, -1.0])],
+)
+def test_own_credit_judges_each_attempt_alone(verdicts: list[Verdict], expected: list[float]) -> None:
+    assert price(episode(verdicts), credit="own") == price(episode(verdicts), LAST, "own") == expected
+
+
 # --- no scheme pays more for more failures -------------------------------------------------------------------------
 
 FAILURES = st.lists(st.sampled_from([W, X]), max_size=6)
@@ -107,6 +115,9 @@ def schemes(draw: st.DrawFn) -> tuple[Prices, Credit, float]:
     credit = draw(st.sampled_from(CREDITS))
     invalid, wrong, correct = sorted(draw(st.lists(st.integers(-24, 24), min_size=3, max_size=3)))
     discount = draw(st.sampled_from([0.125, 0.5, 0.75, 1.0])) if credit == "discounted" else 1.0
+    if credit == "own":
+        wrong, invalid = -abs(wrong), -abs(wrong) - abs(invalid)
+        correct = max(correct, wrong)
     if credit == "discounted":
         invalid, wrong, correct = -abs(invalid) - abs(wrong), -abs(wrong), abs(correct)
     prices = Prices(
@@ -163,8 +174,8 @@ def test_failing_more_without_solving(
     at = data.draw(st.integers(0, len(before)))
     fewer = total([*before, last], scheme)
     more = total([*before[:at], extra, *before[at:], last], scheme)
-    prices = scheme[0]
-    if prices.well_formed_by == "any" and extra is W and W not in [*before, last]:
+    prices, credit, _ = scheme
+    if prices.well_formed_by == "any" and credit != "own" and extra is W and W not in [*before, last]:
         assert (fewer, more) == (prices.invalid, prices.wrong)
         assert more == total([W], scheme)
     else:
@@ -176,8 +187,12 @@ def test_failing_more_without_solving(
 def test_the_best_that_n_failures_pay_is_what_one_failure_pays(
     failures: list[Verdict], scheme: tuple[Prices, Credit, float]
 ) -> None:
-    """Whatever the failures, they pay at most what one well-formed failure pays, and at least one invalid one."""
-    assert total([X], scheme) <= total(failures, scheme) <= total([W], scheme)
+    """Whatever the failures, they pay at most what one well-formed failure pays, and at least one invalid one.
+
+    With `own` each failure is paid for, so that n of them cost up to n times as much.
+    """
+    times = len(failures) if scheme[1] == "own" else 1
+    assert times * total([X], scheme) <= total(failures, scheme) <= total([W], scheme)
 
 
 @settings(deadline=None)
@@ -227,10 +242,16 @@ def test_unknown_well_formed_by() -> None:
 @pytest.mark.parametrize(
     ("credit", "prices", "discount", "message"),
     [
-        ("summed", Prices(), 1.0, "credit must be one of terminal, discounted, improvement, attempt, got 'summed'"),
+        (
+            "summed",
+            Prices(),
+            1.0,
+            "one of terminal, discounted, improvement, attempt, own, got 'summed'",
+        ),
         ("discounted", Prices(), 0.0, r"attempt_discount must be in \(0, 1\], got 0.0"),
         ("discounted", Prices(), 1.5, r"attempt_discount must be in \(0, 1\], got 1.5"),
         ("discounted", Prices(), nan, r"attempt_discount must be in \(0, 1\], got nan"),
+        ("own", Prices(wrong=0.25), 1.0, "credit='own' needs wrong <= 0, got 0.25"),
         ("terminal", Prices(), 0.5, "has no effect with credit='terminal'"),
         # 0.2 for failing, 0.5 * 0.3 = 0.15 for solving at the second attempt.
         ("discounted", Prices(correct=0.3, wrong=0.2, invalid=0.0), 0.5, "wrong <= 0 <= correct"),

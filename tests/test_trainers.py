@@ -101,6 +101,33 @@ class TestWhatIsTrainedOn:
         assert not batch["advantages"][~mask].any()
         assert not batch["returns"][~mask].any()
 
+    def test_own_credit_ends_with_its_attempt(self, tmp_path: Path, tiny_model: Path) -> None:
+        """At lambda = gamma = 1 each return is the attempt's own price, whatever came of the next."""
+        trainer = ppo(tmp_path, tiny_model, credit="own", budget_draw="fixed", lam=1.0, whiten_advantages=False)
+        trainer.model.train()
+        batch = trainer._generate_and_score_completions(trainer.train_dataset.to_list()[:16])
+        index = trainer._attempt_index(batch)
+        assert max(map(len, trainer._prices)) > 1
+        for row, prices in enumerate(trainer._prices):
+            for k, price in enumerate(prices, start=1):
+                returns = batch["returns"][row][index[row] == k]
+                torch.testing.assert_close(returns, torch.full_like(returns, price))
+
+    def test_own_credit_of_grpo_is_over_the_siblings_at_the_same_attempt(
+        self, tmp_path: Path, tiny_model: Path
+    ) -> None:
+        trainer = grpo(tmp_path, tiny_model, credit="own", budget_draw="fixed", scale_rewards="none")
+        trainer.model.train()
+        batch = trainer._generate_and_score_completions(trainer.train_dataset.to_list()[:16])
+        index, size = trainer._attempt_index(batch), trainer.num_generations
+        groups = [trainer._prices[row : row + size] for row in range(0, 16, size)]
+        for row, prices in enumerate(trainer._prices):
+            for k, price in enumerate(prices):
+                siblings = [one[k] for one in groups[row // size] if len(one) > k]
+                advantages = batch["advantages"][row][index[row] == k + 1]
+                expected = torch.full_like(advantages, price - sum(siblings) / len(siblings))
+                torch.testing.assert_close(advantages, expected)
+
     @pytest.mark.parametrize("credit", ["improvement", "attempt"])
     def test_grpo_advantage_may_differ_between_the_attempts_of_an_episode(
         self, tmp_path: Path, tiny_model: Path, credit: str

@@ -1,9 +1,9 @@
 """What an episode is worth: prices per attempt, put on after the episode is over.
 
 The value of stopping after attempt k is +1 if attempt k is correct, else -0.5 if a well-formed answer counts, else -1
-(paper, section 2). A credit scheme spreads the value of the last attempt over the attempts. No scheme pays for extra
-failures: the sum over an episode never grows when a failed attempt is repeated or put before a correct one, and the
-best that n failures can pay is the same for every n.
+(paper, section 2). A credit scheme spreads the value of the last attempt over the attempts, or judges each attempt
+alone (`own`). No scheme pays for extra failures: the sum over an episode never grows when a failed attempt is repeated
+or put before a correct one, and the best that n failures can pay is never more than what one failure pays.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from typing import Literal
 
 from multiattempt_trl.dialogue.episode import Attempt, Ending, Episode, Verdict
 
-Credit = Literal["terminal", "discounted", "improvement", "attempt"]
-CREDITS: tuple[Credit, ...] = ("terminal", "discounted", "improvement", "attempt")
+Credit = Literal["terminal", "discounted", "improvement", "attempt", "own"]
+CREDITS: tuple[Credit, ...] = ("terminal", "discounted", "improvement", "attempt", "own")
 WellFormedBy = Literal["any", "last"]
 
 
@@ -61,6 +61,8 @@ def price(
       never discounted: with negative prices that would pay for failing longer.
     - `improvement`: the value of stopping after attempt k minus that of stopping after attempt k - 1, so the sum
       telescopes to the terminal price.
+    - `own`: what the attempt itself is worth, as if it were the only one. No attempt is credited with a later one:
+      `training.advantages` looks no further than its end.
 
     Raises `ValueError` for an unknown credit, and for a discount that could pay more for failing longer.
 
@@ -71,11 +73,15 @@ def price(
     ...                   attempts=tuple(map(attempt, (Verdict.INVALID, Verdict.WRONG, Verdict.CORRECT))))
     >>> price(episode), price(episode, credit="improvement"), price(episode, credit="discounted", attempt_discount=0.5)
     ([0.0, 0.0, 1.0], [-1.0, 0.5, 1.5], [0.0, 0.0, 0.25])
+    >>> price(episode, credit="own")
+    [-1.0, -0.5, 1.0]
     """
     prices = prices or Prices()
     check_credit(credit, prices, attempt_discount)
     if episode.ending is Ending.FAILED:
         return []
+    if credit == "own":
+        return [value_of_stopping([attempt], prices) for attempt in episode.attempts]
     values = [value_of_stopping(episode.attempts[:k], prices) for k in range(1, episode.attempts_used + 1)]
     if credit == "improvement":
         return [values[0], *(now - before for before, now in pairwise(values))]
@@ -93,6 +99,8 @@ def check_credit(credit: str, prices: Prices, attempt_discount: float) -> None:
         raise ValueError(f"attempt_discount must be in (0, 1], got {attempt_discount}")
     if credit != "discounted" and attempt_discount != 1.0:
         raise ValueError(f"attempt_discount={attempt_discount} has no effect with credit={credit!r}; use 'discounted'")
+    if credit == "own" and prices.wrong > 0:
+        raise ValueError(f"credit='own' needs wrong <= 0, got {prices.wrong}: otherwise each failure would add to it")
     if credit == "discounted" and not prices.wrong <= 0 <= prices.correct:
         raise ValueError(
             f"credit='discounted' needs wrong <= 0 <= correct, got {prices.wrong} and {prices.correct}: otherwise a "

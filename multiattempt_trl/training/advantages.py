@@ -9,7 +9,12 @@ ReduceSum = Callable[[torch.Tensor], torch.Tensor]
 
 
 def gae(
-    rewards: torch.Tensor, values: torch.Tensor, policy_mask: torch.Tensor, gamma: float, lam: float
+    rewards: torch.Tensor,
+    values: torch.Tensor,
+    policy_mask: torch.Tensor,
+    gamma: float,
+    lam: float,
+    ends: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     r"""Generalised advantage estimation that steps over feedback (Schulman et al. 2016; published code of the paper).
 
@@ -26,6 +31,8 @@ def gae(
         rewards: (B, T), on policy tokens.
         values: (B, T), V of the state in which the token at t was sampled.
         policy_mask: (B, T), True where the policy sampled the token.
+        ends: (B, T), True on policy tokens after which nothing counts: V_t' and A_t' are 0 there. By default the last
+            of each row alone.
 
     Returns: advantages (B, T), returns (B, T).
     Raises `ValueError` where a reward stands on a token that is not the policy's: it would be lost.
@@ -37,6 +44,8 @@ def gae(
     next_value = values.new_zeros(values.size(0))
     for t in reversed(range(values.size(1))):
         mine = policy_mask[:, t]
+        if ends is not None:
+            next_advantage, next_value = next_advantage * ~ends[:, t], next_value * ~ends[:, t]
         delta = rewards[:, t] + gamma * next_value - values[:, t]
         next_advantage = torch.where(mine, delta + gamma * lam * next_advantage, next_advantage)
         next_value = torch.where(mine, values[:, t], next_value)

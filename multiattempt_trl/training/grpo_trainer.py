@@ -52,10 +52,9 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Watched, GRPOTr
     What differs from TRL:
     - `rollout_func` plays dialogues through `rollout.play`, so feedback stands in the completion, masked.
     - `_generate_and_score_completions` remembers the rows (TRL hands a rollout the prompts alone), and for
-      `credit="improvement"` or `"attempt"` replaces the advantages by one per attempt.
+      `PER_ATTEMPT_CREDIT` replaces the advantages by one per attempt.
     - the sampler's order survives a resume, and a crash leaves a whole checkpoint (`WholeCheckpoints`).
-    - `forward_batch_size` leaves out padding (`ScoringByLength`), and a `Watcher` among the callbacks evaluates.
-    - a `FailureMonitor` reads every log.
+    - `forward_batch_size` leaves out padding (`ScoringByLength`), a `Watcher` evaluates, a `FailureMonitor` reads logs.
     - the reward function prices each episode; there are no others.
 
     Args:
@@ -227,8 +226,8 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Watched, GRPOTr
         group = self.num_generations if self.model.training else self.num_generations_eval
         # A group may span processes: all see all prices, and each keeps its own rows.
         everyones = self.accelerator.gather(torch.stack([prices, reached.to(prices.device)], dim=1))
-        returns, was_reached = returns_to_go(everyones[:, 0]), everyones[:, 1].bool()
-        advantages = group_relative(returns, was_reached, group, scale=self.scale_rewards == "group")
+        returns = everyones[:, 0] if self.args.credit == "own" else returns_to_go(everyones[:, 0])
+        advantages = group_relative(returns, everyones[:, 1].bool(), group, scale=self.scale_rewards == "group")
         first = self.accelerator.process_index * len(prices)
         return {"advantages": spread(advantages[first : first + len(prices)], self._attempt_index(batch))}
 

@@ -15,7 +15,7 @@ from multiattempt_trl.training.configs import MultiAttemptPPOConfig
 from multiattempt_trl.training.critic import Critic
 from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
 from multiattempt_trl.training.losses import clipped_value_loss
-from multiattempt_trl.training.sequences import forward_by_length, place_rewards
+from multiattempt_trl.training.sequences import ends_of_attempts, forward_by_length, place_rewards
 from multiattempt_trl.training.value_model import load_value_model
 
 
@@ -71,7 +71,8 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
         policy_mask = attempt_index > 0
         values = self._rollout_values(batch)
         rewards = place_rewards(self._price_matrix(), attempt_index)
-        advantages, returns = gae(rewards, values, policy_mask, self.args.gamma, self.args.lam)
+        ends = ends_of_attempts(attempt_index) if self.args.credit == "own" else None
+        advantages, returns = gae(rewards, values, policy_mask, self.args.gamma, self.args.lam, ends)
         metrics = self._metrics["train" if self.model.training else "eval"]
         explained = explained_variance(values, returns, policy_mask, self._sum)
         metrics["value/explained_variance"].append(explained)

@@ -87,10 +87,14 @@ def place_rewards(per_attempt: torch.Tensor, attempt_index: torch.Tensor) -> tor
 
     Returns: (B, T).
     """
+    return torch.where(ends_of_attempts(attempt_index), spread(per_attempt, attempt_index), 0.0)
+
+
+def ends_of_attempts(attempt_index: torch.Tensor) -> torch.Tensor:
+    """(B, T) -> (B, T): True on the last token that the policy sampled in each attempt."""
     following = torch.nn.functional.pad(attempt_index[:, 1:], (0, 1))
-    is_last = (attempt_index > 0) & (attempt_index != following)
     # Where no feedback stands between two attempts the index still changes; where one attempt ends a row, 0 follows.
-    return torch.where(is_last, spread(per_attempt, attempt_index), 0.0)
+    return (attempt_index > 0) & (attempt_index != following)
 
 
 def forward_by_length(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from multiattempt_trl.dialogue.prompts import check_feedback
 from multiattempt_trl.dialogue.rewards import Prices, check_credit
 
-PER_ATTEMPT_CREDIT = ("improvement", "attempt")
+PER_ATTEMPT_CREDIT = ("improvement", "attempt", "own")
 """Credit schemes under which GRPO's advantage differs between the attempts of one episode."""
 
 
@@ -61,7 +61,7 @@ class TaskFields:
     credit: str = field(
         default="terminal",
         metadata={
-            "help": "How the reward is spread over attempts: terminal (paper), discounted, improvement, attempt."
+            "help": "How the reward is spread over attempts: terminal (paper), discounted, improvement, attempt, own."
         },
     )
     attempt_discount: float = field(
