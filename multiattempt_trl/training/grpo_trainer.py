@@ -54,7 +54,7 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Watched, GRPOTr
     - `_generate_and_score_completions` remembers the rows (TRL hands a rollout the prompts alone), and for
       `PER_ATTEMPT_CREDIT` replaces the advantages by one per attempt.
     - the sampler's order survives a resume, and a crash leaves a whole checkpoint (`WholeCheckpoints`).
-    - `forward_batch_size` leaves out padding (`ScoringByLength`), a `Watcher` evaluates, a `FailureMonitor` reads logs.
+    - `forward_batch_size` leaves out padding (`ScoringByLength`), a `Watcher` evaluates, a `FailureMonitor` reads.
     - the reward function prices each episode; there are no others.
 
     Args:
