@@ -143,6 +143,15 @@ class TestEpisodesOfASignature:
         # rollouts 2, 10, 18, 26 (18 to 23 old), 34 (all new).
         assert [(alarm.name, alarm.step) for alarm in replay(lines)] == [("kl_runaway", 136), ("kl_runaway", 424)]
 
+    def test_a_number_that_hovers_warns_once(self) -> None:
+        # After the first 2 rollouts every window of 8 is another than the one before it, or than the two before it.
+        for quiet in (1, 2):
+            lines = [
+                line | {"kl": 0.1 if (n - 2) // 8 % (quiet + 1) else 2.0}
+                for n, line in enumerate(stream({}, rollouts=98))
+            ]
+            assert names(replay(lines)) == ["kl_runaway"]
+
     def test_a_log_between_rollouts_counts_for_entropy_and_kl(self) -> None:
         lines = []
         for line in stream({}):

@@ -13,6 +13,9 @@ from multiattempt_trl.training.windows import Recorder
 
 logger = logging.getLogger(__name__)
 
+QUIET = 3
+"""Readings in a row without a signature after which it is gone. A number that hovers about its threshold warns once."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Alarm:
@@ -24,7 +27,7 @@ class Alarm:
 
 
 class FailureMonitor(TrainerCallback, ExportableState):
-    """Warns where a run begins to show a failure signature, and again only after a window without it.
+    """Warns where a run begins to show a failure signature, and again only once it was gone.
 
     All processes see the same log; the main one warns. What was seen is saved in checkpoints, so that a resumed run
     warns as it would have.
@@ -32,8 +35,8 @@ class FailureMonitor(TrainerCallback, ExportableState):
 
     def __init__(self, *, on: bool = True) -> None:
         self.on = on
-        self.showing: list[str] = []
-        """Names of the signatures that the newest window, or evaluation, shows."""
+        self._since: dict[str, int] = {}
+        """Readings since each signature was last seen, 0 for those that the newest shows; none that is gone."""
         self._recorder = Recorder()
 
     def on_train_begin(
@@ -42,7 +45,7 @@ class FailureMonitor(TrainerCallback, ExportableState):
         """Takes up what the checkpoint that the run resumes from had seen."""
         callbacks: Any = state.stateful_callbacks  # by name, once the state is a run's
         saved = callbacks.get(type(self).__name__, self.state())["attributes"]
-        self.showing, self._recorder = list(saved["showing"]), Recorder.load(saved["recorder"])
+        self._since, self._recorder = dict(saved["since"]), Recorder.load(saved["recorder"])
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not self.on:
@@ -57,16 +60,17 @@ class FailureMonitor(TrainerCallback, ExportableState):
             return []
         history = self._recorder.history
         found = {name: sentence for name, signature in SIGNATURES.items() if (sentence := signature(history))}
-        begun = [Alarm(name=name, step=step, message=found[name]) for name in found if name not in self.showing]
-        self.showing = list(found)
+        begun = [Alarm(name=name, step=step, message=found[name]) for name in found if name not in self._since]
+        waning = {name: readings + 1 for name, readings in self._since.items() if readings + 1 < QUIET}
+        self._since = waning | dict.fromkeys(found, 0)
         return begun
 
     def metrics(self) -> dict[str, list[float]]:
         """For the next log, as TRL collects it: 1 for each signature that shows, 0 for the others."""
-        return {f"alarm/{name}": [float(name in self.showing)] for name in SIGNATURES} if self.on else {}
+        return {f"alarm/{name}": [float(self._since.get(name) == 0)] for name in SIGNATURES} if self.on else {}
 
     def state(self) -> dict[str, Any]:
-        return {"args": {}, "attributes": {"showing": list(self.showing), "recorder": self._recorder.state()}}
+        return {"args": {}, "attributes": {"since": dict(self._since), "recorder": self._recorder.state()}}
 
 
 def replay(lines: Iterable[Mapping[str, Any]]) -> list[Alarm]:
