@@ -14,7 +14,7 @@ from multiattempt_trl.training.windows import Recorder
 logger = logging.getLogger(__name__)
 
 QUIET = 3
-"""Readings in a row without a signature after which it is gone. A number that hovers about its threshold warns once."""
+"""Readings without a signature after which it is gone, so that a number about its threshold warns once."""
 
 
 @dataclass(frozen=True, kw_only=True)
