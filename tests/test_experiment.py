@@ -188,7 +188,7 @@ def test_a_dialogue_of_several_attempts_is_as_long_as_the_other_cell_tells(tmp_p
 
 def test_other_settings_are_refused_before_anything_runs(tmp_path: Path, recipe: Path, child: Runner) -> None:
     output = tmp_path / "out"
-    plans, seeds = plans_of(written(tmp_path, recipe=str(recipe), seeds=[0], cells={"a": {}, "b": {}}))
+    plans, seeds = plans_of(written(tmp_path, recipe=str(recipe), seeds=[0], cells={"a": {}, "b": {"beta": 0}}))
     run_cells(plans, seeds, output, child, 1)
     before = (output / "seed0" / "b" / "command.json").read_text()
     cells = {"new": {}, "a": {}, "b": {"learning_rate": 0.5}}
@@ -200,7 +200,7 @@ def test_other_settings_are_refused_before_anything_runs(tmp_path: Path, recipe:
     # So is a recipe of the same name that says something else, but not one with another comment.
     text = recipe.read_text(encoding="utf-8")
     recipe.write_text("# again\n" + text, encoding="utf-8")
-    plans, seeds = plans_of(written(tmp_path, recipe=str(recipe), seeds=[0], cells={"a": {}, "b": {}}))
+    plans, seeds = plans_of(written(tmp_path, recipe=str(recipe), seeds=[0], cells={"a": {}, "b": {"beta": 0}}))
     assert len(done_runs(plans, seeds, output)) == 2
     recipe.write_text(text.replace("max_steps: 8", "max_steps: 12"), encoding="utf-8")
     with pytest.raises(ValueError, match="other settings"):
@@ -260,7 +260,7 @@ def test_the_time_that_is_left_follows_from_finished_runs(tmp_path: Path, recipe
 @pytest.mark.parametrize("killed_by", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_experiment_goes_on(tmp_path: Path, recipe: Path, killed_by: signal.Signals) -> None:
     """SIGTERM ends the children too; after SIGKILL they go on, and whoever comes next waits for them."""
-    written(tmp_path, recipe=str(recipe), seeds=[0], cells={"a": {}, "b": {}})
+    written(tmp_path, recipe=str(recipe), seeds=[0], cells={"a": {}, "b": {"beta": 0}})
     (tmp_path / "child.py").write_text(CHILD, encoding="utf-8")
     output, gate = tmp_path / "out", tmp_path / "gate"
     gate.touch()
@@ -298,6 +298,104 @@ def _until(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < end, "it took too long"
         time.sleep(0.05)
+
+
+# --- what another experiment has done --------------------------------------------------------------------------------
+
+
+def planned_as(tmp_path: Path, name: str, cells: dict[str, Any], recipe: Path) -> tuple[list[CellPlan], Path]:
+    """An experiment of that name with seed 0, and its folder beside the others."""
+    plans, _ = plans_of(written(tmp_path, recipe=str(recipe), seeds=[0], cells=cells))
+    return plans, tmp_path / "experiments" / name
+
+
+def test_a_run_that_another_experiment_has_finished_is_linked(tmp_path: Path, recipe: Path, child: Runner) -> None:
+    plans, first = planned_as(tmp_path, "first", CELLS, recipe)
+    run_cells(plans, (0,), first, child, 1)
+    # The same under other names, with a run that follows from two of them and is new.
+    again = {"zwei": {}, "eins": {"max_attempts": 1, "tokens_of": "zwei"}, "nach": {"model_of": "zwei"}}
+    again["nach"] |= {"max_attempts": 1}
+    again |= {"hidden": {"train": False, "model_of": "zwei", "eval_count": "hidden"}, "start": {"train": False}}
+    plans, second = planned_as(tmp_path, "second", again, recipe)
+    assert done_runs(plans, (0,), second).keys() == {("zwei", 0), ("eins", 0), ("nach", 0)}
+    assert not second.exists()
+    runs = run_cells(plans, (0,), second, child, 2)
+    assert len(calls(first)) == 4
+    (new,) = calls(second)
+    assert new.startswith("eval ")
+    assert f"--model {second}/seed0/zwei " in new
+    links = {name: str((second / "seed0" / name).readlink()) for name in ("zwei", "eins", "nach", "start")}
+    assert links == {name: f"../../first/seed0/{to}" for name, to in zip(links, CELLS, strict=True)}
+    assert done_runs(plans, (0,), second).keys() == {(name, 0) for name in again}
+    assert runs["nach"][0].is_done()
+    assert runs["nach"][0].seconds() is not None
+    # A third finds what the second has linked and what it ran, and links to where it really is.
+    plans, third = planned_as(tmp_path, "third", {"a": {}, "b": again["hidden"] | {"model_of": "a"}}, recipe)
+    run_cells(plans, (0,), third, child, 1)
+    assert calls(third) == []
+    assert str((third / "seed0" / "a").readlink()) == "../../first/seed0/two"
+    assert str((third / "seed0" / "b").readlink()) == "../../second/seed0/hidden"
+
+
+def test_nothing_but_a_finished_run_with_the_same_settings_is_linked(
+    tmp_path: Path, recipe: Path, child: Runner
+) -> None:
+    plans, first = planned_as(
+        tmp_path, "first", {"two": {}, "after": {"model_of": "two"}, "open": {"beta": 0}}, recipe
+    )
+    run_cells(plans, (0,), first, child, 1)
+    (first / "seed0" / "open" / "eval" / "summary.json").unlink()
+    (tmp_path / "experiments" / "broken" / "seed0" / "two").mkdir(parents=True)
+    (tmp_path / "experiments" / "broken" / "seed0" / "two" / "command.json").write_text("[")
+    cells = {
+        "other": {"learning_rate": 0.5},
+        "after other": {"model_of": "other"},  # of the same command but for the path of a model that is another one
+        "open": {"beta": 0},
+    }
+    plans, second = planned_as(tmp_path, "second", cells, recipe)
+    run_cells(plans, (0,), second, child, 1)
+    assert len(calls(second)) == 3
+    assert not any(path.is_symlink() for path in (second / "seed0").iterdir())
+    # Another seed is another run.
+    plans, third = planned_as(tmp_path, "third", {"two": {}}, recipe)
+    run_cells(plans, (1,), third, child, 1)
+    assert len(calls(third)) == 1
+    # And so is what another recipe of the same name said.
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace("max_steps: 8", "max_steps: 12"), encoding="utf-8")
+    plans, fourth = planned_as(tmp_path, "fourth", {"two": {}}, recipe)
+    run_cells(plans, (0,), fourth, child, 1)
+    assert len(calls(fourth)) == 1
+
+
+def test_a_link_that_leads_nowhere_or_elsewhere(tmp_path: Path, recipe: Path, child: Runner) -> None:
+    plans, first = planned_as(tmp_path, "first", {"two": {}}, recipe)
+    run_cells(plans, (0,), first, child, 1)
+    plans, second = planned_as(tmp_path, "second", {"two": {}}, recipe)
+    run_cells(plans, (0,), second, child, 1)
+    (first / "seed0").rename(first / "seed9")
+    assert done_runs(plans, (0,), second) == {}
+    run_cells(plans, (0,), second, child, 1)
+    assert len(calls(second)) == 1
+    assert not (second / "seed0" / "two").is_symlink()
+    # What it leads to is now another run: refused, as in a folder of its own.
+    plans, first = planned_as(tmp_path, "first", {"two": {"beta": 0}}, recipe)
+    run_cells(plans, (0,), first, child, 1)
+    plans, third = planned_as(tmp_path, "third", {"two": {}}, recipe)
+    (third / "seed0").mkdir(parents=True)
+    (third / "seed0" / "two").symlink_to("../../first/seed0/two")
+    with pytest.raises(ValueError, match=r"seed 0: two: .*third/seed0/two holds a run with other settings"):
+        run_cells(plans, (0,), third, child, 1)
+
+
+def test_a_run_made_elsewhere_is_known_by_its_command(tmp_path: Path, recipe: Path, child: Runner) -> None:
+    """Experiments may have been moved since they ran, and name their folders as they were."""
+    plans, first = planned_as(tmp_path, "first", {"two": {}, "after": {"model_of": "two"}}, recipe)
+    run_cells(plans, (0,), first, child, 1)
+    first.rename(tmp_path / "experiments" / "moved")
+    plans, second = planned_as(tmp_path, "second", {"base": {}, "next": {"model_of": "base"}}, recipe)
+    run_cells(plans, (0,), second, child, 1)
+    assert calls(second) == []
+    assert str((second / "seed0" / "next").readlink()) == "../../moved/seed0/after"
 
 
 # --- what comes of it ------------------------------------------------------------------------------------------------

@@ -12,9 +12,8 @@ from multiattempt_trl.cli.arguments import EvalArguments, TaskArguments
 from multiattempt_trl.cli.experiment_file import Cell, Experiment, words
 from multiattempt_trl.cli.plan import ALGORITHMS
 from multiattempt_trl.cli.plan_inputs import PlanArguments, mean_lengths, number_of_questions
-from multiattempt_trl.cli.runs import COMMAND_FILE, Run, rollouts
+from multiattempt_trl.cli.runs import Run, rollouts
 from multiattempt_trl.domains import get_domain
-from multiattempt_trl.evaluation.results import SUMMARY_FILE
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
 from multiattempt_trl.training.planning.schedule import Schedule, planned
 
@@ -36,6 +35,10 @@ class CellPlan:
     model_args: ModelConfig
     schedule: Schedule
     """Of its training; with `tokens_of` about as many tokens as that cell's."""
+    start: "CellPlan | None"
+    """Of `model_of`."""
+    reference: "CellPlan | None"
+    """Of `tokens_of`."""
 
     @classmethod
     def of(cls, cell: Cell, above: Mapping[str, "CellPlan"], processes: int) -> Self:
@@ -58,28 +61,30 @@ class CellPlan:
         attempts, tokens = mean_lengths(args, told, [])
         questions = number_of_questions(task, told, []) if args.max_steps <= 0 and cell.train else 0
         schedule = _schedule(args, processes, max(questions, args.generation_batch_size), attempts, tokens)
-        if cell.tokens_of is not None:
-            wanted = above[cell.tokens_of].schedule.expected_tokens
-            args.max_steps = _steps(schedule, wanted, schedule.mean_tokens)
+        start, reference = (above[name] if name else None for name in (cell.model_of, cell.tokens_of))
+        if reference:
+            args.max_steps = _steps(schedule, reference.schedule.expected_tokens, schedule.mean_tokens)
             schedule = _schedule(args, processes, schedule.questions, attempts, tokens)
-        return cls(cell=cell, task=task, evaluation=evaluation, args=args, model_args=model_args, schedule=schedule)
+        read = {"task": task, "evaluation": evaluation, "args": args, "model_args": model_args}
+        return cls(cell=cell, **read, schedule=schedule, start=start, reference=reference)
 
     def run(self, seed: int, output: Path) -> Run:
         """The run with this seed in the experiment's folder, once those are done that it follows from."""
         cell, folder = self.cell, run_folder(output, seed, self.cell.name)
         place = ["--seed", str(seed), "--output_dir", str(folder)]
-        start = None if cell.model_of is None else str(run_folder(output, seed, cell.model_of))
+        start = self.start.run(seed, output) if self.start else None
         if cell.train:
             options = dict(cell.options)
-            if cell.tokens_of is not None:
-                options["max_steps"] = self.equal_steps(run_folder(output, seed, cell.tokens_of))
-            model = [] if start is None else ["--model_name_or_path", start]
+            if self.reference:
+                options["max_steps"] = self.equal_steps(self.reference.run(seed, output).place)
+            model = ["--model_name_or_path", str(start.folder)] if start else []
             command = [cell.algorithm, "--config", cell.recipe, *words(options), *model, *place]
         else:
-            command = [*self._evaluation(untrained=start is None), "--model", start or self._start(seed), *place]
+            model = ["--model", str(start.folder) if start else self._start(seed)]
+            command = [*self._evaluation(untrained=start is None), *model, *place]
         label = f"seed {seed}: {cell.name}"
         again = [*self._evaluation(untrained=False), *place, "--overwrite_output_dir", "true"]
-        return Run(label=label, folder=folder, command=command, evaluation=again)
+        return Run(label=label, folder=folder, command=command, evaluation=again, start=start)
 
     def equal_steps(self, reference: Path) -> int:
         """Optimizer steps after which this training will have sampled about as many tokens as that one did.
@@ -135,15 +140,18 @@ def plan_cells(experiment: Experiment, processes: int = 1) -> list[CellPlan]:
 
 
 def done_runs(plans: Sequence[CellPlan], seeds: Sequence[int], output: Path) -> dict[Key, Run]:
-    """The runs that are done; raises `ValueError` where a folder holds a run with other settings."""
+    """The runs that are done, here or beside; raises `ValueError` where a folder holds a run with other settings.
+
+    An evaluation of what all start from is not looked for beside: its path would have to be made first.
+    """
     done: dict[Key, Run] = {}
     for plan in plans:
         for seed in seeds:
-            folder = run_folder(output, seed, plan.cell.name)
-            begun = (folder / COMMAND_FILE).is_file() or (folder / "eval" / SUMMARY_FILE).is_file()
-            if begun and all((name, seed) in done for name in plan.cell.follows):
+            nothing = not run_folder(output, seed, plan.cell.name).exists()
+            unknown = nothing and not plan.cell.train and plan.start is None
+            if not unknown and all((name, seed) in done for name in plan.cell.follows):
                 run = plan.run(seed, output)
-                if run.is_done():
+                if run.is_done() or run.place != run.folder:
                     done[plan.cell.name, seed] = run
     return done
 

@@ -19,14 +19,13 @@ import yaml
 from rich.console import Console
 from transformers.trainer_utils import sort_checkpoints
 
+from multiattempt_trl.cli.reuse import COMMAND_FILE, Essence, essence, finished_twin, link, saved_essence
 from multiattempt_trl.cli.train import METRICS_FILE
 from multiattempt_trl.evaluation.files import write_json
 from multiattempt_trl.evaluation.numbers.statistics import Block
 from multiattempt_trl.evaluation.results import SUMMARY_FILE
 from multiattempt_trl.training.checkpoints import MANIFEST
 
-COMMAND_FILE = "command.json"
-"""In the folder of a run: what was run, so that a run with other settings is not taken for done."""
 TIME_FILE = "took.json"
 """Beside it, where it ran without a break: seconds."""
 LOG_FILE = "log.txt"
@@ -48,6 +47,8 @@ class Run:
     """All that decides the result, with what its recipe says."""
     evaluation: list[str]
     """The command that evaluates a `--model` that is trained already, but for the model."""
+    start: "Run | None" = None
+    """The run whose model it starts from."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -56,12 +57,20 @@ class Run:
         recipe = yaml.safe_load(Path(self.command[2]).read_text(encoding="utf-8")) if is_recipe else None
         return {"command": self.command, "recipe": recipe}
 
+    @property
+    def essence(self) -> Essence:
+        return essence(self.identity, self.start.essence if self.start else None)
+
+    @property
+    def place(self) -> Path:
+        """Where it stands: in its folder, or while that is missing, where a finished run is the same."""
+        return self.folder if self.folder.exists() else finished_twin(self.folder, self.essence) or self.folder
+
     def is_done(self) -> bool:
         """Raises `ValueError` where the folder holds what another command has made; it is left as it is."""
-        saved, done = self.folder / COMMAND_FILE, (self.folder / "eval" / SUMMARY_FILE).is_file()
+        done = (self.folder / "eval" / SUMMARY_FILE).is_file()
         begun = done or (self.folder / METRICS_FILE).is_file() or bool(sort_checkpoints(str(self.folder)))
-        same = saved.is_file() and json.loads(saved.read_text(encoding="utf-8")) == self.identity
-        if begun and not same:
+        if begun and saved_essence(self.folder) != self.essence:
             raise ValueError(
                 f"{self.label}: {self.folder} holds a run with other settings; remove it, or name another --output_dir"
             )
@@ -85,7 +94,7 @@ class Run:
 
     def seconds(self) -> float | None:
         """What it took; None where it was broken off in between."""
-        path = self.folder / TIME_FILE
+        path = self.place / TIME_FILE
         return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else None
 
 
@@ -103,6 +112,11 @@ class Runner:
         """Does what is left of the run; raises `RunFailedError` where that fails, `ValueError` as `Run.is_done`."""
         if run.is_done():
             self._say(f"{run.label} is done already")
+            return
+        if run.folder.is_symlink() and not run.folder.exists():
+            run.folder.unlink()  # what it led to is gone
+        if (twin := run.place) != run.folder and link(run.folder, twin):
+            self._say(f"{run.label} is done in {twin}: linked")
             return
         run.folder.mkdir(parents=True, exist_ok=True)
         with self._alone(run) as held:
