@@ -34,6 +34,9 @@ def episode(question: Question, *attempts: Attempt, budget: int = 3, sample: int
     return Episode(question=question, budget=budget, attempts=attempts, ending=end, sample=sample)
 
 
+SECOND = ("refined", "best_other", "chance", "independent", "excluding")
+
+
 def block(budget: int = 3, n: int = 40, start: float = 0.4, **changes: Any) -> dict[str, Any]:
     """A block with every number, each of them another one."""
     ks = [str(k) for k in range(1, budget + 1)]
@@ -73,6 +76,14 @@ def block(budget: int = 3, n: int = 40, start: float = 0.4, **changes: Any) -> d
         "tokens_per_solved": 2345.6,
         "attempts_per_solved": None,
         "announced": rising(0.42, -0.005),
+        "refinement": {
+            "n": 26,
+            "without_other": 0.125,
+            "shares": dict(zip(SECOND, (0.31, 0.27, 0.22, 0.18, 0.25), strict=True)),
+            "ci95": {name: [0.15, 0.45] for name in SECOND},
+            "differences": dict(zip(SECOND[1:], (0.04, 0.09, 0.13, 0.06), strict=True)),
+            "differences_ci95": {name: [-0.05, 0.1] for name in SECOND[1:]},
+        },
         "probes": {
             "abandoned": {"n": 17, "share": 0.235, "ci95": [0.096, 0.473]},
             "hidden_count": probe,

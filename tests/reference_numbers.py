@@ -25,13 +25,38 @@ def pass_at(results, k):
     return 1 - prod(max(wrong - drawn, 0) / (n - drawn) for drawn in range(k))
 
 
+def refined(main, alone):
+    """Of questions with a wrong first answer: how often the second is right, and what else a sample may offer."""
+    found = defaultdict(lambda: defaultdict(list))
+    for line in main:
+        first, second = (*line["attempts"], None)[:2]
+        pool = alone[line["id"]]
+        if right(first) or not pool:
+            continue
+        # one name for all that is right
+        said = ["right" if right(attempt) else attempt["answer"] for attempt in pool]
+        other = [answer for answer in said if answer not in (None, first["answer"])]
+        redrawn = [answer for answer in said if answer is None or answer != first["answer"]]
+        modes = [each for each in set(other) if other.count(each) == max(map(other.count, other))]
+        of = found[line["id"]]
+        of["refined"].append(second is not None and right(second))
+        of["best_other"].append(modes.count("right") / max(len(modes), 1))
+        of["chance"].append(("right" in other) / max(len(set(other)), 1))
+        of["independent"].append(said.count("right") / len(said))
+        of["excluding"].append(redrawn.count("right") / max(len(redrawn), 1))
+        of["without_other"].append(not other)
+    names = next(iter(found.values()))
+    return {name: fmean(fmean(of[name]) for of in found.values()) for name in names}
+
+
 def numbers(lines):
     main = [line for line in lines if line["run"] == "main"]
     budget = max(line["budget"] for line in main)
     every = len({line["budget"] for line in main}) > 1
     longest = [line for line in main if line["budget"] == budget]
     out = defaultdict(dict)
-    alone = over_questions([x for x in lines if x["run"] == "independent"], lambda x: right(x["attempts"][0]))
+    independent = [line for line in lines if line["run"] == "independent"]
+    alone = over_questions(independent, lambda line: right(line["attempts"][0]))
     for k in range(1, budget + 1):
         of = [line for line in main if line["budget"] == k] if every else longest
         solved = over_questions(of, lambda line, k=k: any(map(right, line["attempts"][:k])))
@@ -48,6 +73,7 @@ def numbers(lines):
         if k > 1:
             out["repeat_rate"][k] = fmean(each[-1] is not None and each[-1] in each[:-1] for each in answers)
     tokens = sum(attempt["tokens"] for line in longest for attempt in line["attempts"])
+    out["refinement"] = refined(longest, over_questions(independent, lambda x: x["attempts"][0]))
     solved = sum(any(map(right, line["attempts"])) for line in longest)
     return {**out, "tokens_per_solved": tokens / solved if solved else None}
 

@@ -18,6 +18,7 @@ from multiattempt_trl.evaluation.pages.figures import Series, draw_accuracy_by_a
 from multiattempt_trl.evaluation.pages.headline import headline
 from multiattempt_trl.evaluation.pages.paper_numbers import NAMES
 from multiattempt_trl.evaluation.pages.report import print_table, write_comparison, write_report
+from multiattempt_trl.evaluation.pages.second import second_sentence
 
 QUESTIONS = [Question(id=name, problem=f"{name}?", answer="1", benchmark="toy") for name in "abcd"]
 A, B, C, D = QUESTIONS
@@ -30,6 +31,7 @@ MAIN = [
 ]
 EMPTY: dict[str, Any] = {
     **{key: {} for key in ("pass_at_k", "pass_ci95", "maj_at_k", "maj_ci95", "base_accuracy", "base_ci95")},
+    "refinement": None,
     **{key: {} for key in ("announced", "probes", "levels", "subjects")},
 }
 
@@ -79,6 +81,11 @@ def test_the_numbers_of_a_block_stand_in_the_report(tmp_path: Path) -> None:
         "| Cut at a token limit, % | 1.5 | 4.5 | 7.5 |",
         "| First attempt, k announced, % | 42.0 | 41.5 | 41.0 |",
         "| 5 | 20 | 30.0 | 35.0 | 40.0 | 30.0 to 50.0 |",
+        "| 26 questions whose first answer was wrong | right, % | 95 % interval | second answer minus it "
+        "| 95 % interval |",
+        "| Second answer | 31.0 | 15.0 to 45.0 | – | – |",
+        "| Commonest other answer | 27.0 | 15.0 to 45.0 | +4.0 | -5.0 to 10.0 |",
+        "| Another sample, not the same | 25.0 | 15.0 to 45.0 | +6.0 | -5.0 to 10.0 |",
         "| Algebra | 20 | 30.0 | 35.0 | 40.0 | 30.0 to 50.0 |",
     ):
         assert row in rows
@@ -95,6 +102,28 @@ def test_the_numbers_of_a_block_stand_in_the_report(tmp_path: Path) -> None:
         assert f"### {kind}\n" in text
 
 
+def test_what_is_said_of_second_answers(tmp_path: Path) -> None:
+    text = write(tmp_path, invented.summary())
+    assert (
+        "Of 26 questions whose first answer was wrong, the second is right in 31.0 %, and the commonest other answer "
+        "of the independent samples in 27.0 %, which is as good as far as these questions tell (+4.0 points, 95 % "
+        "interval -5.0 to 10.0). For 12.5 % of them no sample has another answer.\n"
+    ) in text
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "which is as good as far as these questions tell" in html
+    assert "26 questions whose first answer was wrong: right at the second" in html
+    assert "<td>27.0<small>15.0 to 45.0</small></td><td>+4.0<small>-5.0 to 10.0</small></td>" in html
+    for limits, n, said in (
+        ([0.01, 0.1], 26, "which is worse: feedback brings more"),
+        ([-0.1, -0.01], 26, "which is better: crossing out"),
+        ([0.01, 0.1], 19, "which is as good as far as"),
+    ):
+        told = invented.block(3, n=40, start=0.3)
+        told["refinement"]["differences_ci95"]["best_other"] = limits
+        told["refinement"]["n"] = n
+        assert said in second_sentence(told)
+
+
 def test_what_the_words_said_of_the_count(tmp_path: Path) -> None:
     assert "In the main run the words said how many attempts were left." in write(tmp_path, bare(), budget=3)
     assert "No words said how many" in write(tmp_path, bare(), count="hidden")
@@ -103,7 +132,7 @@ def test_what_the_words_said_of_the_count(tmp_path: Path) -> None:
 
 def test_what_was_not_played_is_left_out(tmp_path: Path) -> None:
     text = write(tmp_path, bare(), independent=0)
-    for word in ("pass@k: ind", "maj@k: ", "Base model, %", "Count hidden, %", "abandoned", "| Level |"):
+    for word in ("pass@k: ind", "maj@k: ", "Base model, %", "Count hidden, %", "abandoned", "| Level |", "was wrong"):
         lines = [line for line in text.splitlines() if word in line and not line.startswith("- ")]
         assert lines == []
     html = (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ from dialogues import alone, dialogue
 from multiattempt_trl.dialogue.episode import Episode, Verdict
 from multiattempt_trl.evaluation.numbers.blocks import Block
 from multiattempt_trl.evaluation.numbers.controls import Votes, count_votes, maj_at_k, pass_at_k
-from multiattempt_trl.evaluation.numbers.intervals import mover, share_interval, wilson
+from multiattempt_trl.evaluation.numbers.intervals import Z95, difference_interval, mover, share_interval, wilson
 from multiattempt_trl.evaluation.numbers.shares import majority_shares, pass_shares
 from multiattempt_trl.evaluation.numbers.statistics import average, block, over_seeds
 
@@ -326,6 +326,124 @@ def a_block(accuracy: list[float], n: int, **values: Any) -> Block:
     return {**found, "n": n, "accuracy": shares, "ci95": around, **values}  # type: ignore[typeddict-item]
 
 
+class TestRefinement:
+    def test_by_hand(self) -> None:
+        main = [
+            dialogue("right", ["1"], budget=3),
+            dialogue("a", ["2", "1"], budget=3),
+            dialogue("b", ["2", "3", "1"], budget=3),
+            dialogue("c", ["2", "2", "2"], budget=3),
+            dialogue("d", [None, "1"], budget=3),
+            dialogue("e", ["2"], budget=3),  # its tokens were used up
+        ]
+        independent = [
+            *alone("right", ["2", "2"]),
+            *alone("a", ["2", "2", "2", "1", "1", "3", None, "2"]),
+            *alone("b", ["1", "3", "3", "2", "4"]),
+            *alone("c", ["2", "2"]),
+            *alone("d", ["1", "3", None, "3", "1"]),
+            *alone("e", ["1"]),
+        ]
+        found = block({"main": main, "independent": independent}, 3)["refinement"]
+        assert found is not None
+        assert found["n"] == 5
+        assert found["without_other"] == pytest.approx(1 / 5)  # c
+        assert found["shares"] == pytest.approx(
+            {
+                "refined": (1 + 0 + 0 + 1 + 0) / 5,
+                # without 2: a has 1, 1, 3; b has 1, 3, 3, 4; c nothing. d refuted nothing: 1 and 3 tie.
+                "best_other": (1 + 0 + 0 + 1 / 2 + 1) / 5,
+                "chance": (1 / 2 + 1 / 3 + 0 + 1 / 2 + 1) / 5,
+                "independent": (2 / 8 + 1 / 5 + 0 + 2 / 5 + 1) / 5,
+                # A sample without an answer differs from the refuted one: 2 of 4 of a are right.
+                "excluding": (2 / 4 + 1 / 4 + 0 + 2 / 5 + 1) / 5,
+            }
+        )
+        # Per question: 0, 0, 0, 1/2, -1.
+        assert found["differences"]["best_other"] == pytest.approx(-0.1)
+        assert found["differences_ci95"]["best_other"] == difference_interval([0, 0, 0, 0.5, -1])
+        assert found["ci95"]["refined"] == wilson(2 / 5, 5)
+        assert list(found["differences"]) == ["best_other", "chance", "independent", "excluding"]
+
+    def test_answers_are_the_same_as_for_a_majority(self) -> None:
+        half = dialogue("a", [r"\dfrac{1}{2}", "1"], budget=2)
+        found = block({"main": [half], "independent": alone("a", [r"\frac12", "0.5", "1"])}, 2)["refinement"]
+        assert found is not None
+        # \frac12 is \dfrac{1}{2} once cleaned; 0.5 is another answer.
+        assert found["shares"] == {
+            "refined": 1,
+            "best_other": 1 / 2,
+            "chance": 1 / 2,
+            "independent": pytest.approx(1 / 3),
+            "excluding": 1 / 2,
+        }
+
+    def test_samples_of_a_question_are_averaged_before_questions(self) -> None:
+        main = [
+            dialogue("a", ["1"], budget=2, sample=0),  # right at once: of no concern here
+            dialogue("a", ["2", "1"], budget=2, sample=1),
+            dialogue("a", ["3", "2"], budget=2, sample=2),
+            dialogue("b", ["2", "1"], budget=2),
+        ]
+        found = block({"main": main, "independent": [*alone("a", ["2", "1"]), *alone("b", ["1"])]}, 2)["refinement"]
+        assert found is not None
+        assert found["n"] == 2
+        # a: 1 and 0, and without 2 the best is 1, without 3 it is 1 or 2. b: 1 and 1.
+        assert found["shares"]["refined"] == pytest.approx((1 / 2 + 1) / 2)
+        assert found["shares"]["best_other"] == pytest.approx((3 / 4 + 1) / 2)
+
+    def test_nothing_to_tell(self) -> None:
+        wrong, samples = dialogue("a", ["2", "1"], budget=2), alone("b", ["1", "2"])
+        once = dialogue("a", ["2"], budget=1)
+        assert block({"main": [wrong]}, 2)["refinement"] is None  # no samples
+        assert block({"main": [wrong], "independent": samples}, 2)["refinement"] is None  # none of this question
+        assert block({"main": [once], "independent": alone("a", ["1"])}, 1)["refinement"] is None  # no second attempt
+        right = dialogue("b", ["1"], budget=2)
+        assert block({"main": [right], "independent": samples}, 2)["refinement"] is None  # nothing was wrong
+
+    def test_benchmarks_that_have_it_are_averaged(self) -> None:
+        one = block({"main": [dialogue("a", ["2", "1"], budget=2)], "independent": alone("a", ["1", "2"])}, 2)
+        two = block({"main": [dialogue("a", ["2", "3"], budget=2)], "independent": alone("a", ["2", "2"])}, 2)
+        none = block({"main": [dialogue("a", ["1"], budget=2)], "independent": alone("a", ["1", "2"])}, 2)
+        found = average([one, none, two])["refinement"]
+        assert found is not None
+        assert (found["n"], found["without_other"]) == (2, 1 / 2)
+        assert found["shares"] == {
+            "refined": 1 / 2,
+            "best_other": 1 / 2,
+            "chance": 1 / 2,
+            "independent": 1 / 4,
+            "excluding": 1 / 2,
+        }
+        assert one["refinement"] is not None
+        assert two["refinement"] is not None
+        limits = [part["refinement"]["ci95"]["refined"] for part in (one, two)]  # type: ignore[index]
+        assert found["ci95"]["refined"] == mover([1, 0], limits)
+        assert average([none, none])["refinement"] is None
+
+    def test_the_interval_of_a_mean_difference(self) -> None:
+        # 3 differences of +1 and one of 0, with two more pairs: mean 3/6, of squares (3 + 1)/6,
+        # variance 2/3 - 1/4 = 0.41667, half 1.95996 x sqrt(0.41667 / 6) = 0.51650.
+        assert difference_interval([1, 1, 1, 0]) == pytest.approx([-0.01650, 1.0], abs=1e-5)
+        assert difference_interval([0.0] * 1000)[1] == pytest.approx(Z95 * (1 / 1002 / 1002) ** 0.5)
+        assert difference_interval([1.0] * 1000)[1] == 1.0
+        with pytest.raises(ValueError, match="at least one question"):
+            difference_interval([])
+
+    def test_the_interval_of_a_mean_difference_covers_95_percent(self) -> None:
+        # A yes or no against a share of 0, 1/2 or 1, both more often high on easy questions.
+        draw = random.Random(5)
+
+        def difference() -> float:
+            ease = draw.random()
+            return (draw.random() < 0.9 * ease + 0.1) - draw.choice([0, 0.5, 1]) * (draw.random() < ease)
+
+        truth = 0.9 / 2 + 0.1 - 0.5 / 2
+        for n in (30, 200):
+            hits = sum(covered(difference_interval([difference() for _ in range(n)]), truth) for _ in range(1000))
+            assert 0.93 <= hits / 1000 <= 0.98
+
+
 class TestMeans:
     def test_average_gives_benchmarks_the_same_weight(self) -> None:
         group = {"1": {"n": 3, "accuracy": {"1": 0.5}, "ci95": {"1": [0.1, 0.9]}}}
@@ -522,7 +640,7 @@ def test_the_numbers_are_those_of_a_script_that_reads_the_file_alone(tmp_path: P
     ]
     (tmp_path / "episodes.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     script = Path(__file__).parent / "reference_numbers.py"
-    assert len(script.read_text(encoding="utf-8").splitlines()) <= 60
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 90
     assert "multiattempt_trl" not in script.read_text(encoding="utf-8")
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "episodes.jsonl")], capture_output=True, text=True, check=True
@@ -534,10 +652,14 @@ def test_the_numbers_are_those_of_a_script_that_reads_the_file_alone(tmp_path: P
         found: Any = block(runs, 4)
         assert found["failed"] > 0
         for key, expected in numbers[name].items():
-            assert found[key] == pytest.approx(expected, rel=1e-12), (name, key)
+            ours = found[key]
+            if key == "refinement":
+                ours = {**ours["shares"], "without_other": ours["without_other"]}
+                assert 0 < ours["without_other"] < 1
+            assert ours == pytest.approx(expected, rel=1e-12), (name, key)
             compared += len(expected) if isinstance(expected, dict) else 1
-    # 5 curves of 4 attempts, the repeat rate from 2, and the tokens
-    assert compared == 2 * (5 * 4 + 3 + 1)
+    # 5 curves of 4 attempts, the repeat rate from 2, the tokens, and 6 numbers of second answers
+    assert compared == 2 * (5 * 4 + 3 + 1 + 6)
 
 
 def test_the_size_of_the_five_benchmarks_takes_seconds() -> None:

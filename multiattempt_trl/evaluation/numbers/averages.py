@@ -10,6 +10,7 @@ from multiattempt_trl.evaluation.numbers.blocks import (
     Curve,
     Intervals,
     Probes,
+    Refinement,
     SeedBlocks,
 )
 from multiattempt_trl.evaluation.numbers.intervals import mover
@@ -82,6 +83,7 @@ def _mean_block(blocks: Sequence[Block], n: int, combine: Combine) -> Block:
             [(block["mean_attempts"], block["attempts_per_solved"]) for block in blocks]
         ),
         "announced": _mean_shared([block["announced"] for block in blocks]),
+        "refinement": _refinement([block["refinement"] for block in blocks], combine),
         "probes": _probes([block["probes"] for block in blocks], combine),
         "levels": {},
         "subjects": {},
@@ -112,6 +114,23 @@ def _mean_cost(costs: Sequence[tuple[float, float | None]]) -> float | None:
     """Mean spent over mean solved share, from what each part spends on a dialogue and for each solved one."""
     solved = fmean(0.0 if cost is None else spent / cost for spent, cost in costs)
     return fmean(spent for spent, _ in costs) / solved if solved else None
+
+
+def _refinement(each: Sequence[Refinement | None], combine: Combine) -> Refinement | None:
+    """Over the parts that have it; None where none has."""
+    there = [part for part in each if part is not None]
+    if not there:
+        return None
+    shares, ci95 = _curve(((part["shares"], part["ci95"]) for part in there), combine)
+    differences = _curve(((part["differences"], part["differences_ci95"]) for part in there), combine)
+    return {
+        "n": sum(part["n"] for part in there),
+        "without_other": fmean(part["without_other"] for part in there),
+        "shares": shares,
+        "ci95": ci95,
+        "differences": differences[0],
+        "differences_ci95": differences[1],
+    }
 
 
 def _probes(each: Sequence[Probes], combine: Combine) -> Probes:

@@ -40,6 +40,21 @@ class Probes(TypedDict):
     """The words state a wrong count."""
 
 
+class Refinement(TypedDict):
+    """Second answers against what the model knows once its first one is refuted (`numbers/refinement.py`)."""
+
+    n: int
+    """Questions whose first answer was wrong."""
+    without_other: float
+    """Share of them of which no independent sample gives another answer."""
+    shares: dict[str, float]
+    """"refined", "best_other", "chance", "independent", "excluding" -> share of them that are right."""
+    ci95: Intervals
+    differences: dict[str, float]
+    """Control -> "refined" minus it, on the same questions."""
+    differences_ci95: Intervals
+
+
 class Block(TypedDict):
     """All numbers of one model on one benchmark (or averaged over several), as `summary.json` holds them.
 
@@ -80,6 +95,8 @@ class Block(TypedDict):
     attempts_per_solved: float | None
     announced: ByAttempt
     """"b" -> accuracy of the first attempt where the prompt announced b attempts; empty where that was not played."""
+    refinement: Refinement | None
+    """None where there is no second attempt, no independent sample, or no wrong first answer."""
     probes: Probes
     levels: dict[str, Group]
     """Empty where the set has none, and in every mean."""

@@ -40,23 +40,27 @@ class Votes:
         return self.correct + sum(self.others) + self.silent
 
 
-def count_votes(attempts: Iterable[Attempt]) -> Votes:
-    """The votes of independent attempts at one question.
+CORRECT = ""
+"""The class of all correct answers; that of a wrong one is never empty."""
+
+
+def answer_class(attempt: Attempt) -> str | None:
+    """What makes two answers the same: `CORRECT`, the answer, or None for an attempt without a well-formed one.
 
     Answers that are not correct are one class where they are one string once both are cleaned
     (`graders/normalisation.py`); that they be equal as mathematics is not asked, since it would take a worker for
     each pair.
     """
-    correct = silent = 0
-    others: Counter[str] = Counter()
-    for attempt in attempts:
-        if attempt.verdict is Verdict.CORRECT:
-            correct += 1
-        elif not attempt.well_formed or attempt.answer is None:
-            silent += 1
-        else:
-            others[_class(attempt.answer)] += 1
-    return Votes(correct=correct, others=tuple(sorted(others.values(), reverse=True)), silent=silent)
+    if attempt.verdict is Verdict.CORRECT:
+        return CORRECT
+    return _class(attempt.answer) if attempt.well_formed and attempt.answer is not None else None
+
+
+def count_votes(attempts: Iterable[Attempt]) -> Votes:
+    """The votes of independent attempts at one question."""
+    votes = Counter(map(answer_class, attempts))
+    correct, silent = votes.pop(CORRECT, 0), votes.pop(None, 0)
+    return Votes(correct=correct, others=tuple(sorted(votes.values(), reverse=True)), silent=silent)
 
 
 @lru_cache(maxsize=16_384)  # the samples of a question are much alike

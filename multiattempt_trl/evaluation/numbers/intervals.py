@@ -40,6 +40,23 @@ def share_interval(shares: Sequence[float]) -> list[float]:
     return wilson(fmean(shares), n * mean * (1 - mean) / variance)
 
 
+def difference_interval(differences: Sequence[float]) -> list[float]:
+    """95 % interval [lower, upper] of the mean of differences in [-1, 1], one for each question.
+
+    Wald's, from the two pairs that Agresti & Min 2005 (Statistics in Medicine 24) add to matched pairs: half a one
+    with +1, half a one with -1, and one with 0. So a few questions that all say the same do not look as if nothing
+    could vary.
+
+    Raises `ValueError` where there are no differences.
+    """
+    if not differences:
+        raise ValueError("an interval needs at least one question, got none")
+    mean, n = fmean(differences), len(differences) + 2
+    centre = sum(differences) / n
+    half = Z95 * sqrt(((sum(each**2 for each in differences) + 1) / n - centre**2) / n)
+    return [max(-1.0, min(centre - half, mean)), min(1.0, max(centre + half, mean))]
+
+
 def mover(shares: Sequence[float], intervals: Sequence[Sequence[float]]) -> list[float]:
     """95 % interval of the unweighted mean of independent shares, from the interval of each.
 

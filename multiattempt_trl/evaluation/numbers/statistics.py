@@ -8,6 +8,7 @@ from multiattempt_trl.evaluation.numbers import explain
 from multiattempt_trl.evaluation.numbers.averages import average, over_seeds
 from multiattempt_trl.evaluation.numbers.blocks import Block, Curve, Group, Probes, SeedBlocks
 from multiattempt_trl.evaluation.numbers.intervals import share_interval
+from multiattempt_trl.evaluation.numbers.refinement import refinement
 from multiattempt_trl.evaluation.numbers.shares import (
     Runs,
     Shares,
@@ -57,6 +58,7 @@ def block(runs: Runs, budget: int) -> Block:
         "tokens_per_solved": explain.per_solved(lambda episode: episode.sampled_tokens, longest),
         "attempts_per_solved": explain.per_solved(lambda episode: episode.attempts_used, longest),
         "announced": explain.announced(runs, budget),
+        "refinement": refinement(longest, independent),
         "probes": _probes(runs, budget),
         "levels": _groups(by_attempts, lambda question: question.level),
         "subjects": _groups(by_attempts, lambda question: question.subject),

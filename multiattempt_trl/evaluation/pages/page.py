@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from multiattempt_trl.evaluation.pages import paper_numbers, tables
+from multiattempt_trl.evaluation.pages import paper_numbers, second, tables
 from multiattempt_trl.evaluation.pages.figures import GRID, INK, MUTED, PALETTE, PAPER
 from multiattempt_trl.evaluation.pages.markdown import interval, one_line, percent
 
@@ -48,6 +48,7 @@ def render(template: str, scripts: Sequence[str], **values: Any) -> str:
         hashes=[_digest(text) for text in blocks],
         paper=paper_numbers,
         tables=tables,
+        second=second,
         **values,
     )
 

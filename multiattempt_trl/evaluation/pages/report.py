@@ -16,7 +16,7 @@ from rich.text import Text
 import multiattempt_trl
 from multiattempt_trl.dialogue.episode import Episode
 from multiattempt_trl.evaluation.files import write_text
-from multiattempt_trl.evaluation.pages import curves, markdown, page, paper_numbers, tables
+from multiattempt_trl.evaluation.pages import curves, markdown, page, paper_numbers, second, tables
 from multiattempt_trl.evaluation.pages.examples import choose_examples, figure_3
 from multiattempt_trl.evaluation.pages.figures import draw_accuracy_by_attempt, draw_panels
 from multiattempt_trl.evaluation.pages.headline import headline
@@ -128,7 +128,7 @@ def _markdown(template: str, **values: Any) -> str:
     )
     filters = ("percent", "interval", "fenced", "code", "cell", "plain")
     templates.filters |= {name: getattr(markdown, name) for name in filters}
-    return templates.get_template(template).render(paper=paper_numbers, tables=tables, **values)
+    return templates.get_template(template).render(paper=paper_numbers, tables=tables, second=second, **values)
 
 
 def print_table(blocks: Mapping[str, Any], *, title: str, console: Console | None = None) -> None:
