@@ -12,6 +12,7 @@ from peft import LoraConfig
 from training_arguments import arguments, grade_by_length, logged, train_set
 from transformers import AutoModelForTokenClassification
 
+from multiattempt_trl.dialogue.budgets import draw_budget
 from multiattempt_trl.domains.arithmetic import PRESET
 from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.training.callbacks import JsonLines
@@ -80,6 +81,35 @@ class TestWhatIsTrainedOn:
             drawn.append(budgets)
         assert {budget for budgets in drawn for budget in budgets} == {1, 2, 3}
         assert len({tuple(budgets) for budgets in drawn}) > 1
+
+    def test_siblings_draw_their_own_budgets_where_asked(self, tmp_path: Path, tiny_model: Path) -> None:
+        trainer = grpo(tmp_path, tiny_model, max_steps=1, budget_draw="per_sample")
+        trainer.model.train()
+        trainer.state.global_step = 5
+        rows = [dict(trainer.train_dataset[number]) for number in range(4) for _ in range(4)]
+        trainer._generate_and_score_completions(rows)
+        budgets = [row["episode"].budget for row in rows]
+        draws = [
+            [draw_budget(3, 5, rows[4 * group]["id"], 3, "per_sample", sibling) for sibling in range(4)]
+            for group in range(4)
+        ]
+        assert [budgets[start : start + 4] for start in range(0, 16, 4)] == draws
+        assert any(len(set(group)) > 1 for group in draws)
+
+    @pytest.mark.parametrize("credit", ["terminal", "attempt"])
+    def test_grpo_logs_how_far_its_advantages_are_apart(self, tmp_path: Path, tiny_model: Path, credit: str) -> None:
+        trainer = grpo(tmp_path, tiny_model, max_steps=1, credit=credit, budget_draw="fixed")
+        trainer.model.train()
+        batch = trainer._generate_and_score_completions(trainer.train_dataset.to_list()[:16])
+        mask = (batch["completion_mask"] * batch["tool_mask"]).bool()
+        advantages = batch["advantages"]
+        if credit == "terminal":  # one for each episode, as TRL has them: a long episode counts more
+            advantages = torch.cat([each.repeat(int(row.sum())) for each, row in zip(advantages, mask, strict=True)])
+        else:
+            advantages = advantages[mask]
+        (told,) = trainer._metrics["train"]["advantage/std"]
+        assert told > 0.1
+        assert told == pytest.approx(advantages.std(correction=0).item())
 
     @pytest.mark.parametrize("options", [{"beta": 0.0}, {"num_iterations": 2}, {"stop_at_box": True}])
     def test_other_settings_train_too(self, tmp_path: Path, tiny_model: Path, options: dict[str, Any]) -> None:
@@ -332,7 +362,7 @@ class TestRefusals:
         ("overrides", "message"),
         [
             ({"max_attempts": 0}, "max_attempts must be at least 1, got 0"),
-            ({"budget_draw": "random"}, "'uniform' or 'fixed', got 'random'"),
+            ({"budget_draw": "random"}, "one of uniform, fixed, per_sample, got 'random'"),
             ({"feedback": "hint"}, "neither 'none', 'binary' nor a sentence"),
             ({"feedback": "You have {tries} left."}, "unknown field 'tries'"),
             ({"credit": "magic"}, "credit must be one of"),

@@ -38,6 +38,7 @@ from multiattempt_trl.training.progress import observed
 from multiattempt_trl.training.scoring import ScoringByLength
 from multiattempt_trl.training.sequences import TokenSequence, collate, flatten, spread
 from multiattempt_trl.training.task import PER_ATTEMPT_CREDIT
+from multiattempt_trl.training.totals import Totals
 from multiattempt_trl.training.watching import Watched
 
 
@@ -46,7 +47,7 @@ def _rollout_of(_prompts: list[Any], trainer: "MultiAttemptGRPOTrainer") -> dict
     return trainer._rollout()
 
 
-class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Watched, GRPOTrainer):
+class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Totals, Watched, GRPOTrainer):
     """`GRPOTrainer` on multi-attempt episodes. With `max_attempts=1` it equals the stock trainer step for step.
 
     What differs from TRL:
@@ -150,7 +151,7 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Watched, GRPOTr
     def _rollout(self) -> dict[str, Any]:
         """Plays one dialogue per row and hands TRL its tokens; `env_mask` is 1 on policy tokens."""
         questions = [to_question(row) for row in self._rows]
-        envs = [self._environment(self.args, one, self._budget(one), n) for n, one in enumerate(questions)]
+        envs = [self._environment(self.args, one, self._budget(one, n), n) for n, one in enumerate(questions)]
         episodes, self._rollout_seconds = generate_episodes(self, envs)
         self._sequences = [flatten(episode) for episode in episodes]
         prices, credit, discount = self.args.prices, self.args.credit, self.args.attempt_discount
@@ -166,23 +167,14 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Watched, GRPOTr
             "episode": episodes,
         }
 
-    def _count(self, episodes: list[Episode]) -> None:
-        """Over all processes, so that the counts in a checkpoint are the run's."""
-        mine = torch.tensor([len(episodes), sum(episode.sampled_tokens for episode in episodes)])
-        everyones = self._sum(mine.to(self.accelerator.device)).tolist()
-        self._episode_counter.add(episodes=everyones[0], sampled_tokens=everyones[1])
-
-    def _sum(self, value: torch.Tensor) -> torch.Tensor:
-        total: torch.Tensor = self.accelerator.reduce(value, "sum")
-        return total
-
-    def _budget(self, question: Question) -> int:
-        """N, drawn in training and M in evaluation."""
+    def _budget(self, question: Question, row: int) -> int:
+        """N, drawn in training and M in evaluation; a group may span processes."""
         args, step = self.args, self.state.global_step
         if not self.model.training:
             return int(args.max_attempts)
-        draw: Any = args.budget_draw  # one of the two that the configuration lets through
-        return draw_budget(args.seed, step, question.id, args.max_attempts, draw)
+        sibling = (self.accelerator.process_index * len(self._rows) + row) % self.num_generations
+        draw: Any = args.budget_draw  # one of those that the configuration lets through
+        return draw_budget(args.seed, step, question.id, args.max_attempts, draw, sibling)
 
     def _environment(
         self, args: MultiAttemptGRPOConfig, question: Question, budget: int, sample: int = 0
@@ -219,7 +211,9 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Watched, GRPOTr
 
         Each token gets the advantage of its attempt over the siblings that reached it.
         """
+        index = self._attempt_index(batch)
         if self.args.credit not in PER_ATTEMPT_CREDIT:
+            self._log_spread(batch["advantages"].unsqueeze(1).expand(index.shape), index > 0)
             return {}
         prices = self._price_matrix()
         reached = collate([[1.0] * len(row) for row in self._prices], prices.size(1), torch.float32)
@@ -229,7 +223,9 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Watched, GRPOTr
         returns = everyones[:, 0] if self.args.credit == "own" else returns_to_go(everyones[:, 0])
         advantages = group_relative(returns, everyones[:, 1].bool(), group, scale=self.scale_rewards == "group")
         first = self.accelerator.process_index * len(prices)
-        return {"advantages": spread(advantages[first : first + len(prices)], self._attempt_index(batch))}
+        mine = spread(advantages[first : first + len(prices)], index)
+        self._log_spread(mine, index > 0)
+        return {"advantages": mine}
 
     def _price_matrix(self) -> torch.Tensor:
         """(B, K): one price per attempt."""

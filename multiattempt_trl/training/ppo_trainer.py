@@ -77,7 +77,7 @@ class MultiAttemptPPOTrainer(MultiAttemptGRPOTrainer):
         explained = explained_variance(values, returns, policy_mask, self._sum)
         metrics["value/explained_variance"].append(explained)
         metrics["value/mean"].append(moments(values, policy_mask, self._sum)[0].item())
-        metrics["advantage/std"].append(moments(advantages, policy_mask, self._sum)[1].sqrt().item())
+        self._log_spread(advantages, policy_mask)
         if self.args.whiten_advantages:
             advantages = whiten(advantages, policy_mask, self._sum)
         return {"advantages": advantages, "returns": returns, "old_values": values}

@@ -1,7 +1,9 @@
 """The fields of the multi-attempt task: how often the model may answer, what it is told, what that is worth."""
 
 from dataclasses import dataclass, field
+from typing import get_args
 
+from multiattempt_trl.dialogue.budgets import BudgetDraw
 from multiattempt_trl.dialogue.prompts import check_feedback
 from multiattempt_trl.dialogue.rewards import Prices, check_credit
 
@@ -17,8 +19,9 @@ class TaskFields:
     budget_draw: str = field(
         default="uniform",
         metadata={
-            "help": "'uniform': N ~ U{1..M} per question and step (paper); 'fixed': always M.",
-            "choices": ["uniform", "fixed"],
+            "help": "'uniform': N ~ U{1..M} per question and step (paper); 'fixed': always M; 'per_sample': uniform, "
+            "and each sibling of a GRPO group draws its own.",
+            "choices": list(get_args(BudgetDraw)),
         },
     )
     prompt_preset: str | None = field(
@@ -82,8 +85,8 @@ class TaskFields:
         """Raises `ValueError` for a value that cannot work."""
         if self.max_attempts < 1:
             raise ValueError(f"max_attempts must be at least 1, got {self.max_attempts}")
-        if self.budget_draw not in ("uniform", "fixed"):
-            raise ValueError(f"budget_draw must be 'uniform' or 'fixed', got {self.budget_draw!r}")
+        if self.budget_draw not in (known := get_args(BudgetDraw)):
+            raise ValueError(f"budget_draw must be one of {', '.join(known)}, got {self.budget_draw!r}")
         for name in ("max_episode_tokens", "max_prompt_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
