@@ -94,7 +94,7 @@ CELLS: dict[str, Any] = {
 
 
 def test_the_recipes_are_visited() -> None:
-    assert {path.stem for path in EXPERIMENTS} >= {"attempts", "budget_draw", "credit", "degradation"}
+    assert {path.stem for path in EXPERIMENTS} == {"attempts", "budget_draw", "credit", "degradation", "refinement"}
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -126,7 +126,7 @@ def test_a_grid_is_every_combination_below_the_named_cells(tmp_path: Path, recip
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seedz": [1]}, "unknown key 'seedz'; an experiment has recipe, seeds, set, cells, grid"),
+        ({"seedz": [1]}, "unknown key 'seedz'; an experiment has recipe, seeds, set, cells, grid, show"),
         ({"seeds": [1, 1]}, "seeds must be distinct"),
         ({"seeds": "all"}, "seeds must be a list of integers, got 'all'"),
         ({"cells": {}}, "has no cell"),
@@ -141,6 +141,7 @@ def test_a_grid_is_every_combination_below_the_named_cells(tmp_path: Path, recip
         ({"cells": {"a": {}, "b": {"tokens_of": "a", "max_steps": 8}}}, "cell 'b': tokens_of decides the steps"),
         ({"cells": {"a": {"train": False, "credit": "terminal"}}}, "cell 'a': it trains nothing, and 'credit'"),
         ({"recipe": "no/where.yaml"}, "there is no recipe 'no/where.yaml'"),
+        ({"show": "refinement"}, "show must be a list of names of numbers, got 'refinement'"),
         ({"grid": {"max_attempts": 3}}, "grid: max_attempts must be a list of values, got 3"),
     ],
 )
@@ -462,3 +463,46 @@ def test_numbers_over_seeds(tmp_path: Path, recipe: Path, monkeypatch: pytest.Mo
     text = console.export_text()
     assert "50.0 ±254.1" in text
     assert "+20.0 ±127.1" in text
+
+
+def test_numbers_that_the_file_asks_for(tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    show = ["refinement.shares", "announced.1", "mean_tokens", "advantage/std", "no_such_key"]
+    path = written(tmp_path, recipe=str(recipe), seeds=[0, 1], cells={"a": {}, "b": {}}, show=show)
+    plans, seeds = plans_of(path)
+    assert Experiment.read(path).show == tuple(show)
+    chance = {("a", 0): 0.2, ("a", 1): 0.4, ("b", 0): 0.3, ("b", 1): 0.7}
+
+    def block(run: Run) -> Any:
+        shares = {"refined": 0.5, "chance": chance[run.folder.name, int(run.folder.parent.name[4:])]}
+        refinement = {"n": 7, "shares": shares, "ci95": {"chance": [0.1, 0.2]}}
+        return {
+            "accuracy": {"1": 0.5},
+            "refinement": refinement,
+            "announced": {"1": 0.1, "10": 0.9},
+            "mean_tokens": 12,
+        }
+
+    monkeypatch.setattr(Run, "block", block)
+    monkeypatch.setattr("multiattempt_trl.cli.experiment_results._shares", lambda _: {"1": {"set": {"q": 0.5}}})
+    runs = [(plan, {seed: plan.run(seed, tmp_path) for seed in seeds}) for plan in plans]
+    for seed in seeds:  # of a alone; the second half of four rollouts are the last two
+        runs[0][1][seed].folder.mkdir(parents=True)
+        lines = [{"sampled_tokens_total": n, "advantage/std": 9.0 if n < 2 else n + seed} for n in range(4)]
+        (runs[0][1][seed].folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    results = write_results("small", runs, tmp_path, show)
+    a, b = (results["cells"][name]["shown"] for name in "ab")
+    assert list(b) == ["refinement.shares.refined", "refinement.shares.chance", "announced.1", "mean_tokens"]
+    assert list(a) == [*b, "advantage/std"]
+    assert a["advantage/std"]["seeds"] == {"0": 2.5, "1": 3.5}
+    assert b["refinement.shares.chance"]["mean"] == pytest.approx(0.5)
+    difference = results["differences"]["b"]["shown"]["refinement.shares.chance"]
+    assert difference["seeds"] == pytest.approx({"0": 0.1, "1": 0.3})
+    assert difference["ci95"] == pytest.approx((0.2 - 1.2706, 0.2 + 1.2706))
+    assert json.loads((tmp_path / "results.json").read_text())["cells"]["a"]["shown"] == json.loads(json.dumps(a))
+    console = Console(record=True, width=100)
+    print_results(results, console)
+    text = console.export_text()
+    assert "3.000 ±6.353" in text
+    assert "+0.200 ±1.271" in text
+    assert "12.0 ±0.0" in text
+    assert "No cell has a number 'no_such_key' for every seed." in text

@@ -64,7 +64,8 @@ def main(argv: list[str]) -> None:
     runner = Runner(console, launcher)
     with quiet_end():
         runs = run_cells(plans, experiment.seeds, output, runner, arguments.runs_at_once)
-    results = write_results(experiment.name, [(plan, runs[plan.cell.name]) for plan in plans], output)
+    cells = [(plan, runs[plan.cell.name]) for plan in plans]
+    results = write_results(experiment.name, cells, output, experiment.show)
     print_results(results)
     console.print(f"Figure: {output / FIGURE_FILE}", markup=False, highlight=False)
 

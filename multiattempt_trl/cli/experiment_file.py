@@ -11,7 +11,7 @@ from typing import Any, Self
 import yaml
 
 ALGORITHMS = ("ppo", "grpo")
-KEYS = ("recipe", "seeds", "set", "cells", "grid")
+KEYS = ("recipe", "seeds", "set", "cells", "grid", "show")
 OF_THE_RUNNER = ("seed", "output_dir", "model_name_or_path", "resume_from_checkpoint", "config")
 """Fields that the runner gives itself; a model is named in the recipe, or is another cell's."""
 NAME = re.compile(r"[\w][\w .,=+-]*")
@@ -70,6 +70,8 @@ class Experiment:
     name: str
     seeds: tuple[int, ...]
     cells: tuple[Cell, ...]
+    show: tuple[str, ...] = ()
+    """Names of further numbers for the results (`experiment_shown.numbers`)."""
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -103,7 +105,10 @@ class Experiment:
         given = content.get("seeds", [0, 1, 2])
         if not isinstance(given, list) or any(type(seed) is not int for seed in given):
             raise ValueError(f"{path}: seeds must be a list of integers, got {given!r}")
-        return cls(name=path.stem, seeds=seeds or tuple(given), cells=tuple(cells))
+        show = content.get("show", [])
+        if not isinstance(show, list) or not all(isinstance(name, str) for name in show):
+            raise ValueError(f"{path}: show must be a list of names of numbers, got {show!r}")
+        return cls(name=path.stem, seeds=seeds or tuple(given), cells=tuple(cells), show=tuple(show))
 
 
 def words(options: Mapping[str, Any]) -> list[str]:

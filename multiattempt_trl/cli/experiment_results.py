@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from multiattempt_trl.cli.experiment_plan import CellPlan
+from multiattempt_trl.cli.experiment_shown import minus, numbers, over_seeds, print_shown
 from multiattempt_trl.cli.runs import Run, sampled_tokens
 from multiattempt_trl.evaluation.files import write_json
 from multiattempt_trl.evaluation.numbers.bootstrap import Difference, paired_difference
@@ -29,19 +30,29 @@ Runs = Mapping[int, Run]
 """Seed -> run, of one cell."""
 
 
-def write_results(name: str, cells: Sequence[tuple[CellPlan, Runs]], folder: Path) -> dict[str, Any]:
+def write_results(
+    name: str, cells: Sequence[tuple[CellPlan, Runs]], folder: Path, show: Sequence[str] = ()
+) -> dict[str, Any]:
     """Writes `results.json` and the figure; returns what stands in the former.
 
-    All cells have all seeds, and their runs are done. The first cell is what the others are held against.
+    All cells have all seeds, and their runs are done. The first cell is what the others are held against. `show`
+    names further numbers.
     """
     first = cells[0][0].cell.name
+    shown = {plan.cell.name: {seed: numbers(run, show) for seed, run in runs.items()} for plan, runs in cells}
     results = {
         "experiment": name,
         "versions": versions(),
         "seeds": list(cells[0][1]),
         "reference": first,
-        "cells": {plan.cell.name: _cell(plan, runs) for plan, runs in cells},
-        "differences": {plan.cell.name: _differences(cells[0][1], runs) for plan, runs in cells[1:]},
+        "show": list(show),
+        "cells": {
+            plan.cell.name: _cell(plan, runs) | {"shown": over_seeds(shown[plan.cell.name])} for plan, runs in cells
+        },
+        "differences": {
+            plan.cell.name: _differences(cells[0][1], runs) | {"shown": minus(shown[first], shown[plan.cell.name])}
+            for plan, runs in cells[1:]
+        },
     }
     write_json(folder / RESULTS_FILE, results)
     seeds = len(results["seeds"])
@@ -70,6 +81,7 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
             table.add_row(Text(f" - {first}"), *(_shown(over.get(k), sign="+") for k in ks), style="dim")
     console = console or Console()
     console.print(table)
+    print_shown(results, console)
     if seeds > 1:
         console.print("±: 95 % interval over seeds, Student's t. Differences are paired by seed.", style="dim")
 
