@@ -1,10 +1,11 @@
 """Budgets: stable, uniform, the same for all siblings of a question."""
 
 from collections import Counter
+from typing import Literal
 
 import pytest
 
-from multiattempt_trl.dialogue.budgets import draw_budget
+from multiattempt_trl.dialogue.budgets import draw_budget, share_with_at_least
 
 
 def test_golden_values() -> None:
@@ -67,6 +68,29 @@ def test_each_sibling_draws_its_own_where_asked() -> None:
     counts = Counter(first for first, _ in pairs.elements())
     assert sum((count - 2000) ** 2 / 2000 for count in counts.values()) < 18.47
     assert sum((count - 400) ** 2 / 400 for count in pairs.values()) < 51.18
+
+
+def test_a_share_of_single_attempts() -> None:
+    drawn = [draw_budget(0, step, "gcd-12-18", 5) for step in range(10)]
+    mixed = [draw_budget(0, step, "gcd-12-18", 5, single_share=0.5) for step in range(10)]
+    assert all(n in (1, before) for n, before in zip(mixed, drawn, strict=True))
+    counts = Counter(draw_budget(0, 0, f"q{n}", 5, single_share=0.25) for n in range(10_000))
+    # A quarter has 1, the rest is uniform: 0.4 have 1, 0.15 each other. Chi-square, 4 degrees of freedom, 99.9 %.
+    expected = {1: 4000, 2: 1500, 3: 1500, 4: 1500, 5: 1500}
+    assert sum((counts[n] - expected[n]) ** 2 / expected[n] for n in expected) < 18.47
+    fixed = Counter(draw_budget(0, 0, f"q{n}", 5, "fixed", single_share=0.25) for n in range(10_000))
+    assert set(fixed) == {1, 5}
+    assert (fixed[1] - 2500) ** 2 / 2500 + (fixed[5] - 7500) ** 2 / 7500 < 10.83
+    siblings = {draw_budget(0, 0, "q", 5, "per_sample", sibling, 0.999_999) for sibling in range(8)}
+    assert siblings == {1}
+
+
+@pytest.mark.parametrize(("draw", "share"), [("uniform", 0.0), ("uniform", 0.25), ("fixed", 0.0), ("fixed", 0.25)])
+def test_the_share_with_at_least_k_attempts(draw: Literal["uniform", "fixed"], share: float) -> None:
+    drawn = [draw_budget(0, 0, f"q{n}", 5, draw, single_share=share) for n in range(10_000)]
+    for k in range(1, 6):
+        expected = share_with_at_least(k, 5, draw, share)  # within 4 standard errors
+        assert sum(n >= k for n in drawn) / 10_000 == pytest.approx(expected, abs=0.02)
 
 
 def test_one_attempt_and_fixed() -> None:

@@ -366,6 +366,7 @@ class TestRefusals:
             ({"feedback": "hint"}, "neither 'none', 'binary' nor a sentence"),
             ({"feedback": "You have {tries} left."}, "unknown field 'tries'"),
             ({"credit": "magic"}, "credit must be one of"),
+            ({"single_attempt_share": 1.0}, r"single_attempt_share must be in \[0, 1\), got 1.0"),
             ({"credit": "attempt"}, "PPO has not"),
             ({"attempt_discount": 0.9}, "has no effect with credit='terminal'"),
             ({"price_wrong": 2.0}, "invalid <= wrong < correct"),

@@ -98,9 +98,8 @@ class CellPlan:
         reach, expected = 1.0, 0.0
         length = 0.0
         for k in range(1, self.args.max_attempts + 1):
-            allowed = 1.0 if self.args.budget_draw == "fixed" else 1 - (k - 1) / self.args.max_attempts
             length = _mean(logged, f"tokens/attempt_{k}", length)
-            expected += allowed * reach * length
+            expected += self.args.share_with_at_least(k) * reach * length
             reach = 1 - _mean(logged, f"accuracy/within_{k}", 1 - reach)
         return _steps(self.schedule, int(logged[-1]["sampled_tokens_total"]), expected)
 

@@ -180,8 +180,7 @@ def mean_lengths(args: MultiAttemptGRPOConfig, told: PlanArguments, notes: list[
     """Attempts of a dialogue, and tokens of an attempt."""
     attempts, tokens = told.mean_attempts, told.mean_attempt_tokens
     if attempts is None:
-        fixed = args.budget_draw == "fixed"
-        attempts = float(args.max_attempts) if fixed else (args.max_attempts + 1) / 2
+        attempts = sum(args.share_with_at_least(k) for k in range(1, args.max_attempts + 1))
         notes.append(f"{attempts:g} attempts per dialogue, the mean budget, as if all failed: --mean_attempts")
     if tokens is None:
         tokens = min(MEAN_ATTEMPT_TOKENS, args.max_completion_length / 2)

@@ -174,7 +174,8 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Totals, Watched
             return int(args.max_attempts)
         sibling = (self.accelerator.process_index * len(self._rows) + row) % self.num_generations
         draw: Any = args.budget_draw  # one of those that the configuration lets through
-        return draw_budget(args.seed, step, question.id, args.max_attempts, draw, sibling)
+        share = args.single_attempt_share
+        return draw_budget(args.seed, step, question.id, args.max_attempts, draw, sibling, share)
 
     def _environment(
         self, args: MultiAttemptGRPOConfig, question: Question, budget: int, sample: int = 0

@@ -1,9 +1,9 @@
 """The fields of the multi-attempt task: how often the model may answer, what it is told, what that is worth."""
 
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Any, get_args
 
-from multiattempt_trl.dialogue.budgets import BudgetDraw
+from multiattempt_trl.dialogue.budgets import BudgetDraw, share_with_at_least
 from multiattempt_trl.dialogue.prompts import check_feedback
 from multiattempt_trl.dialogue.rewards import Prices, check_credit
 
@@ -23,6 +23,10 @@ class TaskFields:
             "and each sibling of a GRPO group draws its own.",
             "choices": list(get_args(BudgetDraw)),
         },
+    )
+    single_attempt_share: float = field(
+        default=0.0,
+        metadata={"help": "Share of the questions that get a single attempt, whatever is drawn (paper: none)."},
     )
     prompt_preset: str | None = field(
         default=None,
@@ -81,10 +85,20 @@ class TaskFields:
             well_formed_by=self.well_formed_by,  # type: ignore[arg-type]  # checked by Prices
         )
 
+    def share_with_at_least(self, k: int) -> float:
+        """P(N >= k) of a question in training."""
+        draw: Any = self.budget_draw  # checked
+        return share_with_at_least(k, self.max_attempts, draw, self.single_attempt_share)
+
     def check_task(self) -> None:
         """Raises `ValueError` for a value that cannot work."""
         if self.max_attempts < 1:
             raise ValueError(f"max_attempts must be at least 1, got {self.max_attempts}")
+        if not 0.0 <= self.single_attempt_share < 1.0:
+            raise ValueError(
+                f"single_attempt_share must be in [0, 1), got {self.single_attempt_share}; for single attempts alone "
+                "set max_attempts: 1"
+            )
         if self.budget_draw not in (known := get_args(BudgetDraw)):
             raise ValueError(f"budget_draw must be one of {', '.join(known)}, got {self.budget_draw!r}")
         for name in ("max_episode_tokens", "max_prompt_tokens"):
