@@ -33,7 +33,7 @@ from multiattempt_trl.cli.play import PlayArguments
 from multiattempt_trl.cli.play_questions import find
 from multiattempt_trl.cli.play_screen import NO_GOLD, Screen, Watch, harmless, summary
 from multiattempt_trl.dialogue.env import Environment, Limits
-from multiattempt_trl.dialogue.episode import Attempt, Ending, Episode, Question, Verdict
+from multiattempt_trl.dialogue.episode import Attempt, Ending, Episode, Judgement, Question, Verdict
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.domains.arithmetic import PRESET
 from multiattempt_trl.domains.arithmetic.grading import grade_exactly
@@ -201,6 +201,18 @@ class TestScreen:
         Screen().say("答 5")
         assert raw.getvalue() == b"? 5\n"
 
+    def test_the_remark_is_shown_as_it_is_said(self, capsys: pytest.CaptureFixture[str]) -> None:
+        env = Environment(question=Question(id="q", problem="p", answer="5"), budget=3, preset=PRESET, feedback="hint")
+        judged = Judgement(verdict=Verdict.WRONG, remarks={"hint": "Too high.", "other": "Nothing."})
+        said = lambda used, remarks: {style: f"{text} {used}" for style, text in remarks.items()}  # noqa: E731
+        watch = Watch(Screen(), env, lambda question, response: judged, by_hand=False, said=said)
+        watch.begin()
+        assert watch(env.question, "7") == judged
+        watch.begin()
+        out = capsys.readouterr().out.splitlines()
+        left = "Try alternatives and refine your answer. You have 2 attempts left."
+        assert out[-2:] == [f"user       Your answer is wrong. Too high. 1 {left}", "assistant  "]
+
 
 class TestJudging:
     def ask(
@@ -209,7 +221,7 @@ class TestJudging:
         monkeypatch.setattr("sys.stdin", io.StringIO(lines))
         question = Question(id="q", problem="p", answer=gold)
         watch = Watch(Screen(), Environment(question=question, budget=2, preset=PRESET), _right, by_hand=by_hand)
-        return watch(question, response)
+        return watch(question, response).verdict
 
     @pytest.mark.parametrize(
         ("lines", "verdict"),

@@ -1,14 +1,14 @@
 """The arguments that are not TRL's: the task of a training run, and how a model is evaluated."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import get_args
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from multiattempt_trl.dialogue.env import Count
+from multiattempt_trl.dialogue.env import REMARK_TOKENS, Count
 from multiattempt_trl.domains import domain_names
 from multiattempt_trl.evaluation.backends import KINDS
 from multiattempt_trl.evaluation.files import write_json
@@ -96,9 +96,12 @@ class EvalArguments:
     probes: str = field(
         default="", metadata={"help": f"Comma-separated: {', '.join(PROBES)}; or all. Default: no such runs."}
     )
-    eval_count: str = field(
-        default="shown",
-        metadata={"help": "What all prompts say of the attempts left.", "choices": list(get_args(Count))},
+    eval_count: str | None = field(
+        default=None,
+        metadata={
+            "help": "What all prompts say of the attempts left. Default: as in training.",
+            "choices": list(get_args(Count)),
+        },
     )
     eval_limit: int | None = field(default=None, metadata={"help": "Only the first this many questions of each."})
     eval_batch_size: int = field(
@@ -137,12 +140,19 @@ class Settings:
     domain: str = "maths"
     prompt_preset: str | None = None
     feedback: str = "binary"
+    max_remark_tokens: int = REMARK_TOKENS
+    count: str = "shown"
     stop_at_box: bool = False
     max_attempt_tokens: int | None = None
     base_model: str | None = None
     """What it was trained from."""
     seed: int = 0
     """Of its training; an evaluation samples by it too."""
+
+    def but(self, told: object) -> "Settings":
+        """With what a command was told instead: its fields of the same names that are not None."""
+        given = {one.name: getattr(told, one.name, None) for one in fields(self)}
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
 
     def save(self, folder: str | Path) -> None:
         write_json(Path(folder) / SETTINGS_FILE, asdict(self))

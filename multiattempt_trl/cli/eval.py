@@ -48,7 +48,12 @@ class EvalCommandArguments:
     device: str | None = field(default=None, metadata={"help": "Default: cuda where there is one, else cpu."})
     chat_template: str | None = field(default=None, metadata={"help": "A file, or the name of one that TRL ships."})
     prompt_preset: str | None = field(default=None, metadata={"help": "Default: that of training, or the domain's."})
-    feedback: str | None = field(default=None, metadata={"help": "binary, none or a sentence of your own."})
+    feedback: str | None = field(
+        default=None, metadata={"help": "binary, none, a style of the domain or a sentence of your own."}
+    )
+    max_remark_tokens: int | None = field(
+        default=None, metadata={"help": "What a hint or an error may add to one feedback. Default: as in training."}
+    )
     stop_at_box: bool | None = field(default=None, metadata={"help": "End an attempt at its first closed box."})
     vllm_server_base_url: str = field(
         default="http://localhost:8000", metadata={"help": "Where `vllm serve MODEL` listens (backend vllm-server)."}
@@ -70,10 +75,7 @@ def main(argv: list[str]) -> None:
         return
     if command.model is None:
         raise ValueError("name the --model to evaluate, or folders with evaluations to --compare")
-    given = {name: getattr(command, name) for name in ("domain", "prompt_preset", "feedback", "stop_at_box", "seed")}
-    settings = replace(
-        Settings.of_model(command.model), **{name: value for name, value in given.items() if value is not None}
-    )
+    settings = Settings.of_model(command.model).but(command)
     on_vllm = arguments.eval_backend.startswith("vllm")
     if on_vllm:
         arguments = _without_base(arguments)

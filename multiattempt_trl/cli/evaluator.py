@@ -47,6 +47,7 @@ class Evaluator:
     @classmethod
     def prepare(cls, arguments: EvalArguments, settings: Settings, domain: Domain, *, model_name: str) -> "Evaluator":
         """Raises `ValueError` for benchmarks that cannot be read and for values that cannot be played."""
+        domain.check_feedback(settings.feedback)
         episode_tokens = arguments.eval_max_episode_tokens
         attempt_tokens = arguments.eval_max_attempt_tokens or settings.max_attempt_tokens or domain.max_attempt_tokens
         sampled = arguments.protocol == "sampled"
@@ -58,13 +59,18 @@ class Evaluator:
             model=model_name,
             base_model=_base(arguments.base_model, settings.base_model, model_name),
             preset=domain.preset(settings.prompt_preset),
-            limits=Limits(attempt=attempt_tokens or episode_tokens, episode=episode_tokens, context=sys.maxsize),
+            limits=Limits(
+                attempt=attempt_tokens or episode_tokens,
+                episode=episode_tokens,
+                context=sys.maxsize,
+                remark=settings.max_remark_tokens,
+            ),
             budget=arguments.budget,
             protocol=arguments.protocol,  # type: ignore[arg-type]  # checked by the plan
             samples=samples,
             sampling=Sampling(temperature=temperature),
             feedback=settings.feedback,
-            count=arguments.eval_count,  # type: ignore[arg-type]  # checked by the plan
+            count=arguments.eval_count or settings.count,  # type: ignore[arg-type]  # checked by the plan
             stop_at_box=settings.stop_at_box,
             independent=arguments.independent,
             probes=_probes(arguments.probes, arguments.budget),  # type: ignore[arg-type]  # checked by the plan

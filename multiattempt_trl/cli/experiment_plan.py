@@ -20,7 +20,7 @@ from multiattempt_trl.training.planning.schedule import Schedule, planned
 Key = tuple[str, int]
 """Cell and seed."""
 
-WORDS_TOLD = ("prompt_preset", "feedback", "stop_at_box")
+WORDS_TOLD = ("prompt_preset", "feedback", "max_remark_tokens", "stop_at_box")
 """What a cell that only evaluates may change besides the evaluation's own fields."""
 
 
@@ -113,6 +113,8 @@ class CellPlan:
         told = {name: getattr(self.args, name) for name in WORDS_TOLD if untrained or name in self.cell.own}
         if untrained and "eval_max_attempt_tokens" not in options:
             told["eval_max_attempt_tokens"] = self.args.max_completion_length
+        if untrained and "eval_count" not in options:
+            told["eval_count"] = self.args.count
         told |= {"chat_template": self.task.chat_template, "domain": self.task.domain}
         told |= {"device": "cpu"} if self.args.use_cpu else {}
         return ["eval", *words({**options, **{name: value for name, value in told.items() if value is not None}})]

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import IO
+from typing import IO, get_args
 
 import torch
 from transformers import PreTrainedModel
@@ -17,9 +18,10 @@ from multiattempt_trl.cli import quiet_end
 from multiattempt_trl.cli.arguments import Settings
 from multiattempt_trl.cli.play_questions import find, questions
 from multiattempt_trl.cli.play_screen import Screen, Watch, summary
-from multiattempt_trl.dialogue.env import Environment, Limits
+from multiattempt_trl.dialogue.env import Count, Environment, Limits
 from multiattempt_trl.dialogue.episode import Episode, Question
-from multiattempt_trl.dialogue.prompts import PromptPreset, check_feedback
+from multiattempt_trl.dialogue.prompts import PromptPreset
+from multiattempt_trl.dialogue.remarks import sayable
 from multiattempt_trl.dialogue.rendering import ChatTokenizer, Renderer
 from multiattempt_trl.domains import Domain, get_domain
 from multiattempt_trl.evaluation.backends import renderer_for
@@ -67,7 +69,16 @@ class PlayArguments:
     device: str | None = field(default=None, metadata={"help": "Default: cuda where there is one, else cpu."})
     chat_template: str | None = field(default=None, metadata={"help": "A file, or the name of one that TRL ships."})
     prompt_preset: str | None = field(default=None, metadata={"help": "Default: that of training, or the domain's."})
-    feedback: str | None = field(default=None, metadata={"help": "binary, none or a sentence of your own."})
+    feedback: str | None = field(
+        default=None, metadata={"help": "binary, none, a style of the domain or a sentence of your own."}
+    )
+    count: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the words say of the attempts left. Default: as in training.",
+            "choices": list(get_args(Count)),
+        },
+    )
     stop_at_box: bool | None = field(default=None, metadata={"help": "End an attempt at its first closed box."})
 
     def __post_init__(self) -> None:
@@ -125,10 +136,16 @@ class Player:
             budget=self.arguments.budget,
             preset=self.preset,
             feedback=self.settings.feedback,
+            count=self.settings.count,  # type: ignore[arg-type]  # checked by the environment
             sample=self.plays[question.id],
         )
         Dialogue(env, self.renderer, self.limits)
         return env
+
+    def watch(self, screen: Screen, env: Environment, grade: Grade) -> Watch:
+        """Who judges the dialogue and shows it."""
+        said = partial(sayable, env, self.renderer, tokens=self.limits.remark)
+        return Watch(screen, env, grade, by_hand=self.arguments.judge == "hand", said=said)
 
     def play(self, env: Environment, watch: Watch) -> Episode:
         """Plays one dialogue, watched: as in evaluation, but for one attempt at a time."""
@@ -151,9 +168,8 @@ class Player:
 def main(argv: list[str]) -> None:
     """Asks for questions and plays them until there are no more. Raises `ValueError` for what cannot be played."""
     (arguments,) = TrlParser((PlayArguments,), prog="multiattempt play").parse_args_and_config(argv)
-    given = {name: getattr(arguments, name) for name in ("domain", "prompt_preset", "feedback", "stop_at_box")}
     found = Settings.of_model(arguments.model) if arguments.model else Settings()
-    settings = replace(found, **{name: value for name, value in given.items() if value is not None})
+    settings = found.but(arguments)
     domain = get_domain(settings.domain_to_open(arguments.domain))
     limits = _checked(arguments, settings, domain)
     benchmark = domain.load_benchmark(arguments.benchmark) if arguments.benchmark else []
@@ -169,11 +185,11 @@ def main(argv: list[str]) -> None:
 def _checked(arguments: PlayArguments, settings: Settings, domain: Domain) -> Limits:
     """The token limits but for the context; raises `ValueError` for what would fail only after the model is loaded."""
     domain.preset(settings.prompt_preset)
-    check_feedback(settings.feedback)
+    domain.check_feedback(settings.feedback)
     Sampling(temperature=arguments.temperature)
     whole = arguments.max_episode_tokens
     attempt = arguments.max_attempt_tokens or settings.max_attempt_tokens or domain.max_attempt_tokens or whole
-    return Limits(attempt=attempt, episode=whole, context=whole)
+    return Limits(attempt=attempt, episode=whole, context=whole, remark=settings.max_remark_tokens)
 
 
 def _play_all(
@@ -192,7 +208,7 @@ def _play_all(
             except ValueError as error:
                 screen.say(str(error), style="red")
                 continue
-            episode = player.play(env, Watch(screen, env, grade, by_hand=player.arguments.judge == "hand"))
+            episode = player.play(env, player.watch(screen, env, grade))
             screen.say(summary(episode), style="bold")
             if file is not None:
                 file.write(json.dumps(episode.to_json()) + "\n")

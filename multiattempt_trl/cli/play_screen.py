@@ -2,12 +2,14 @@
 
 import sys
 import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from rich.console import Console
 
 from multiattempt_trl.dialogue.boxes import last_boxed
 from multiattempt_trl.dialogue.env import Environment
-from multiattempt_trl.dialogue.episode import Ending, Episode, Question, Verdict
+from multiattempt_trl.dialogue.episode import Ending, Episode, Judgement, Question, Verdict
 from multiattempt_trl.evaluation.pages.markdown import VISIBLE
 from multiattempt_trl.rollout.live import Grade
 
@@ -17,6 +19,9 @@ STYLES = {Verdict.CORRECT: "bold green", Verdict.WRONG: "bold red", Verdict.INVA
 KEYS = {"r": Verdict.CORRECT, "w": Verdict.WRONG, "i": Verdict.INVALID}
 WIDTH = 11
 """Of the column in which the roles and the verdicts stand, and where no line of a model's can begin."""
+
+
+Said = Callable[[int, Mapping[str, str]], Mapping[str, str]]
 
 
 def harmless(text: str) -> str:
@@ -63,35 +68,48 @@ class Watch:
 
     Args:
         grade: the domain's grader, not asked where there is no gold answer.
+        said: the remarks as they will be said after so many attempts, see `remarks.sayable`.
         by_hand: who plays has the last word on each attempt; where there is no gold answer, the only one.
     """
 
-    def __init__(self, screen: Screen, env: Environment, grade: Grade, *, by_hand: bool) -> None:
+    def __init__(
+        self,
+        screen: Screen,
+        env: Environment,
+        grade: Grade,
+        *,
+        by_hand: bool,
+        said: Said = lambda _, remarks: remarks,
+    ) -> None:
         self.screen, self.env, self.grade = screen, env, grade
         self.known = env.question.answer != NO_GOLD
         self.by_hand = by_hand or not self.known
-        self.attempt = 0
+        self.attempt, self.said = 0, said
+        self.remarks: Mapping[str, str] = {}
 
     def begin(self) -> None:
         """What the model reads now, and the role of who speaks next."""
         used, self.attempt = self.attempt, self.attempt + 1
-        for message in [self.env.feedback_message(used)] if used else self.env.first_messages():
+        for message in [self.env.feedback_message(used, self.remarks)] if used else self.env.first_messages():
             self.screen.say(f"{message['role']:<{WIDTH}}{_indented(message['content'])}", style="cyan")
         self.screen.say(f"{'assistant':<{WIDTH}}", style="bold", end="")
 
     def show(self, piece: str) -> None:
         self.screen.say(_indented(piece), end="")
 
-    def __call__(self, question: Question, response: str) -> Verdict:
+    def __call__(self, question: Question, response: str) -> Judgement:
         self.screen.say("")
         boxless = Verdict.INVALID if last_boxed(response) is None else None
-        verdict = self.grade(question, response) if self.known else boxless
+        judged = Judgement.of(self.grade(question, response)) if self.known else None
+        verdict = judged.verdict if judged else boxless
         if self.by_hand:
             verdict = self._asked(question, verdict)
         assert verdict is not None, "a grader or a person has judged"
         self.screen.say(f"{verdict.value:<{WIDTH}}", style=STYLES[verdict], end="")
         self.screen.say(f"attempt {self.attempt} of {self.env.budget}")
-        return verdict
+        judged = replace(judged, verdict=verdict) if judged else Judgement(verdict=verdict)
+        self.remarks = self.said(self.attempt, judged.remarks)
+        return judged
 
     def _asked(self, question: Question, proposed: Verdict | None) -> Verdict:
         if self.known:

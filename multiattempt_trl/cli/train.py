@@ -50,6 +50,7 @@ def run(
     domain = get_domain(task.domain)
     if not model_args.model_name_or_path and domain.build_model is None:
         raise ValueError(f"domain {domain.name!r} has no model of its own: set --model_name_or_path")
+    domain.check_feedback(args.feedback)
     resume = to_resume(args.resume_from_checkpoint, args)
     settings = _settings(domain, args)
     if evaluation.eval_backend.startswith("vllm"):
@@ -105,6 +106,8 @@ def _settings(domain: Domain, args: MultiAttemptGRPOConfig) -> Settings:
         domain=domain.name,
         prompt_preset=domain.preset(args.prompt_preset).name,
         feedback=args.feedback,
+        max_remark_tokens=args.max_remark_tokens,
+        count=args.count,
         stop_at_box=args.stop_at_box,
         max_attempt_tokens=args.max_completion_length,
         seed=args.seed,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from textwrap import shorten
 
 from multiattempt_trl.cli import quiet_end
-from multiattempt_trl.dialogue.episode import Question, Verdict
+from multiattempt_trl.dialogue.episode import Judgement, Question, Verdict
 from multiattempt_trl.domains import Domain, TrainRows, UnusableGoldError, get_domain
 from multiattempt_trl.graders.cost import too_expensive
 from multiattempt_trl.graders.lists import same_parts
@@ -97,7 +97,7 @@ def _not_accepted(questions: Iterable[Question], grade: Grade) -> Iterator[Findi
             grading = grade.grade(question.answer, box, benchmark=question.benchmark)
             verdict, reason = grading.verdict, grading.reason
         else:
-            verdict = grade(question, box)
+            verdict = Judgement.of(grade(question, box)).verdict
             reason = verdict.value
         if verdict is not Verdict.CORRECT:
             yield Finding(id=question.id, gold=question.answer, reason=reason)

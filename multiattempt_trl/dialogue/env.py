@@ -1,12 +1,15 @@
 """The environment of one dialogue: what is said first, what is said after a failure, and when it is over."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from multiattempt_trl.dialogue.episode import Attempt, Ending, Episode, Question, Verdict
-from multiattempt_trl.dialogue.prompts import Message, PromptPreset, uncounted
+from multiattempt_trl.dialogue.prompts import NO_REMARKS, Message, PromptPreset, remark_styles, uncounted
 
+REMARK_TOKENS = 96
+"""Of what a feedback says beyond the verdict, at most: a failed test or an error fits, and so does each of the four
+feedbacks of five attempts in the 512 tokens of the small model of `arithmetic`."""
 Count = Literal["shown", "hidden", "wrong"]
 """What the words say of the attempts that are left: how many, nothing (the sentences that name them are left out), or
 a number that is always another one: half the budget further on, and round again, so that it is one of the usual."""
@@ -25,9 +28,11 @@ class Limits:
     """Cap on the sampled tokens of all attempts together (published code: 3,000 in training, 8,000 in evaluation)."""
     context: int
     """Everything the model may read and write: prompt, attempts and feedback."""
+    remark: int = REMARK_TOKENS
+    """Cap on what remarks add to one feedback."""
 
     def __post_init__(self) -> None:
-        for name in ("attempt", "episode", "context"):
+        for name in ("attempt", "episode", "context", "remark"):
             if getattr(self, name) < 1:
                 raise ValueError(f"the {name} token limit must be at least 1, got {getattr(self, name)}")
 
@@ -68,10 +73,16 @@ class Environment:
     def first_messages(self) -> list[Message]:
         return self._words.first_messages(self.question.problem, self._said(0))
 
-    def feedback_message(self, attempts_used: int) -> Message:
+    def feedback_message(self, attempts_used: int, remarks: Mapping[str, str] = NO_REMARKS) -> Message:
+        """What is said after an attempt that failed, with those of its remarks that the style asks for."""
         assert attempts_used < self.budget, "no feedback after the last attempt"
         style = uncounted(self.feedback) if self.count == "hidden" else self.feedback
-        return self._words.feedback_message(style, self.question.problem, self._said(attempts_used))
+        return self._words.feedback_message(style, self.question.problem, self._said(attempts_used), remarks)
+
+    @property
+    def remark_styles(self) -> tuple[str, ...]:
+        """Whose remarks the feedback says."""
+        return remark_styles(self.feedback)
 
     def ending(self, attempts: Sequence[Attempt]) -> Ending | None:
         """Why the dialogue is over after these attempts; None where it goes on, tokens permitting."""

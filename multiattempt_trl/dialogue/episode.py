@@ -30,6 +30,26 @@ class Ending(StrEnum):
     """Nobody's end: a request was lost, so that the episode tells nothing of the model."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """What a grader says of an attempt, where the verdict alone is not all.
+
+    >>> Judgement.of(Verdict.WRONG).remarks, Judgement(verdict=Verdict.WRONG, remarks={"hint": "Too high."}).answer
+    ({}, None)
+    """
+
+    verdict: Verdict
+    remarks: Mapping[str, str] = field(default_factory=dict)
+    """By feedback style, what it tells the model: whole sentences. They may hold what the model wrote, unchecked."""
+    answer: str | None = None
+    """What was taken for the answer: None where it is the content of the last box, "" where there is none."""
+
+    @classmethod
+    def of(cls, said: "Verdict | Judgement") -> "Judgement":
+        """What a grader returned; raises `ValueError` for anything but a verdict or a judgement."""
+        return said if isinstance(said, Judgement) else cls(verdict=Verdict(said))
+
+
 FINISH_REASONS = ("eos", "stop", "length", "error")
 """How an attempt's generation ended: end of turn, closed box, token cap, or a failed request."""
 
@@ -76,11 +96,15 @@ class Attempt:
     """The sampler's log-probability of each response id, where the backend gives it."""
     saved_tokens: int | None = field(default=None, repr=False)
     """How many tokens were sampled, where the attempt was read from a file, which keeps no ids."""
+    remarks: Mapping[str, str] = field(default_factory=dict)
+    """What the grader has to say of it, by feedback style; where feedback followed, as short as it was said there."""
+    judged_answer: str | None = None
+    """`Judgement.answer`."""
 
     @property
     def answer(self) -> str | None:
-        """What stands in the last box; None where the attempt is not well formed."""
-        return last_boxed(self.response)
+        """What the grader took for the answer, else what stands in the last box; None where there is none."""
+        return last_boxed(self.response) if self.judged_answer is None else self.judged_answer or None
 
     @property
     def well_formed(self) -> bool:
@@ -116,17 +140,7 @@ class Episode:
             level=line["level"],
             subject=line["subject"],
         )
-        attempts = tuple(
-            Attempt(
-                prompt_ids=(),
-                response_ids=(),
-                response=attempt["response"],
-                verdict=Verdict(attempt["verdict"]),
-                finish_reason=attempt["finish_reason"],
-                saved_tokens=attempt["tokens"],
-            )
-            for attempt in line["attempts"]
-        )
+        attempts = tuple(map(_saved_attempt, line["attempts"]))
         ending = Ending(line["ending"])
         return cls(question=question, budget=line["budget"], attempts=attempts, ending=ending, sample=line["sample"])
 
@@ -165,8 +179,25 @@ class Episode:
                     "verdict": attempt.verdict.value,
                     "finish_reason": attempt.finish_reason,
                     "tokens": attempt.tokens,
+                    "remarks": dict(attempt.remarks),
                 }
                 for attempt in self.attempts
             ],
             "ending": self.ending.value,
         }
+
+
+def _saved_attempt(saved: Mapping[str, Any]) -> Attempt:
+    """As `Episode.to_json` writes one; files of earlier versions have no remarks."""
+    response, boxed = saved["response"], last_boxed(saved["response"])
+    answer = saved.get("answer", boxed)
+    return Attempt(
+        prompt_ids=(),
+        response_ids=(),
+        response=response,
+        verdict=Verdict(saved["verdict"]),
+        finish_reason=saved["finish_reason"],
+        saved_tokens=saved["tokens"],
+        remarks=dict(saved.get("remarks", {})),
+        judged_answer=None if answer == boxed else answer or "",
+    )

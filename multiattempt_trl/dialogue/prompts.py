@@ -1,12 +1,19 @@
 r"""What is said to the model: the prompt presets and the feedback styles, as chat messages."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from string import Formatter
+from types import MappingProxyType
 
 Message = dict[str, str]
 
+NO_REMARKS: Mapping[str, str] = MappingProxyType({})
+FIELDS = ("problem", "attempts", "attempts_left")
+"""What every template may name."""
+OWN_STYLES = ("none", "binary")
+"""Feedback styles that need no domain."""
+_SENTENCE = re.compile(r"[^.!?\n]*[.!?]+(?=\s|$)")
 _COUNTING = re.compile(r"[^.!?\n{}]*\{attempts(?:_left)?\}[^.!?\n{}]*[.!?]?")
 
 
@@ -48,15 +55,49 @@ class PromptPreset:
             messages.insert(0, {"role": "system", "content": self.system.format(**fill)})
         return messages
 
-    def feedback_message(self, style: str, problem: str, attempts_left: int) -> Message:
+    def feedback_message(
+        self, style: str, problem: str, attempts_left: int, remarks: Mapping[str, str] = NO_REMARKS
+    ) -> Message:
         """The turn after an attempt that was not correct.
 
-        `style` is `binary` (the preset's own sentence), `none` (the question again, nothing said of the answer), or a
-        template of the user's own.
+        `style` is `binary` (the preset's own sentence), `none` (the question again, nothing said of the answer), a
+        style of the domain (the preset's own sentence with that remark after its verdict), or a template of the user's
+        own, whose fields may be styles of the domain too. Where there is no such remark, nothing stands in its place.
         """
+        styles = remark_styles(style)
         template = {"binary": self.feedback, "none": "{problem}"}.get(style, style)
+        if style in styles:
+            template = with_remark(self.feedback, style)
+        for name in styles:
+            if not remarks.get(name):
+                template = re.sub(rf"(?<!\{{)(?: \{{{name}\}}$|\{{{name}\}} ?)", "", template)
         fill = {"problem": problem, "attempts": self.attempts_text(attempts_left), "attempts_left": attempts_left}
-        return {"role": self.feedback_role, "content": template.format(**fill)}
+        content = template.format_map({**dict.fromkeys(styles, ""), **remarks, **fill})
+        return {"role": self.feedback_role, "content": content}
+
+
+def with_remark(feedback: str, style: str) -> str:
+    """A preset's feedback with a field for the remark of a style after its first sentence, which is the verdict.
+
+    >>> with_remark("Wrong. You have {attempts} left.", "hint"), with_remark("No", "hint")
+    ('Wrong. {hint} You have {attempts} left.', 'No {hint}')
+    """
+    end = _SENTENCE.match(feedback)
+    verdict = end[0] if end else feedback
+    return f"{verdict} {{{style}}}{feedback[len(verdict) :]}".lstrip()
+
+
+def remark_styles(style: str) -> tuple[str, ...]:
+    """The styles of a domain whose remarks are said in this style: itself, or the fields of a template.
+
+    >>> remark_styles("hint"), remark_styles("No. {hint} You have {attempts}."), remark_styles("binary")
+    (('hint',), ('hint',), ())
+    """
+    if style in OWN_STYLES:
+        return ()
+    if " " not in style.strip():
+        return (style,)
+    return tuple(dict.fromkeys(name for name in _names(style) if name not in FIELDS))
 
 
 def uncounted(template: str) -> str:
@@ -68,27 +109,39 @@ def uncounted(template: str) -> str:
     return _COUNTING.sub("", template).lstrip()
 
 
-def check_template(template: str, where: str) -> None:
-    """Raises `ValueError` where a template names anything but `problem`, `attempts` and `attempts_left`."""
+def check_template(template: str, where: str, more: Collection[str] | None = ()) -> None:
+    """Raises `ValueError` where a template names anything but `FIELDS` and `more` (None: whatever may be a name)."""
     try:
-        names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+        names = _names(template)
     except ValueError as error:
         raise ValueError(f"{where}: {template!r} is not a template ({error}); write literal braces doubled") from error
-    unknown = sorted(set(names) - {"problem", "attempts", "attempts_left"})
+    known = {*FIELDS, *(filter(str.isidentifier, names) if more is None else more)}
+    unknown = sorted(set(names) - known)
     if unknown:
+        fields = [f"{{{name}}}" for name in (*FIELDS, *(more or ()))]
         raise ValueError(
             f"{where}: unknown field {unknown[0]!r} in {template!r}; "
-            "use {problem}, {attempts} or {attempts_left}, and write literal braces doubled"
+            f"use {', '.join(fields[:-1])} or {fields[-1]}, and write literal braces doubled"
         )
 
 
-def check_feedback(style: str) -> None:
-    """Raises `ValueError` unless `style` is `none`, `binary` or a usable, non-empty template."""
-    if style in ("none", "binary"):
+def check_feedback(style: str, styles: Mapping[str, str] | None = NO_REMARKS) -> None:
+    """Raises `ValueError` unless `style` is `none`, `binary`, one of a domain's styles, or a usable template.
+
+    `styles` says what each of these tells. Where no domain is known yet (None), any one word may be a style of it.
+    """
+    if style in OWN_STYLES or style in (styles or ()):
         return
-    if " " not in style.strip():  # a sentence has a space: one word is a misspelt style
-        raise ValueError(f"feedback {style!r} is neither 'none', 'binary' nor a sentence of your own")
-    check_template(style, "feedback")
+    if " " in style.strip():  # a sentence has a space: one word is a misspelt style
+        check_template(style, "feedback", styles)
+    elif styles is not None or not style.isidentifier():
+        known = [*map(repr, OWN_STYLES), *(f"{name!r} ({tells})" for name, tells in (styles or {}).items())]
+        raise ValueError(f"feedback {style!r} is neither {', '.join(known)} nor a sentence of your own")
+
+
+def _names(template: str) -> list[str]:
+    """The fields of a template. Raises `ValueError` where it is none."""
+    return [name for _, name, _, _ in Formatter().parse(template) if name is not None]
 
 
 PAPER = PromptPreset(

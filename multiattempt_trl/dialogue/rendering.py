@@ -4,13 +4,17 @@ Only our words are ever tokenised: the opening turns once, and each feedback as 
 the model sampled is kept as it was sampled.
 """
 
+import re
 from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 from multiattempt_trl.dialogue.prompts import Message
 
 _ANSWER = "so \\boxed{1}"
 _REASONED = "some reasoning\n</think>\n\n" + _ANSWER
+_TAILS = 65_536
+"""How many renderings of a feedback are kept; those with remarks do not repeat for ever."""
 _ROLE = "use a prompt_preset whose feedback is a 'user' turn, such as 'paper', or another --chat_template"
 
 
@@ -18,6 +22,11 @@ class ChatTokenizer(Protocol):
     """The part of a transformers tokenizer that rendering needs."""
 
     chat_template: Any
+
+    @property
+    def all_special_tokens(self) -> list[str]: ...
+    def get_added_vocab(self) -> dict[str, int]: ...
+    def convert_tokens_to_ids(self, tokens: Any) -> Any: ...
 
     def apply_chat_template(self, conversation: list[Message], **kwargs: Any) -> Any: ...
     def __call__(self, text: str, **kwargs: Any) -> Any: ...
@@ -42,10 +51,10 @@ class Renderer:
                 "TRL ships (qwen2_5, llama3, ...)"
             )
         self.tokenizer = tokenizer
-        self._tails: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._tail = lru_cache(_TAILS)(self._render_tail)
         self._answer = _answer_to(self._text([{"role": "user", "content": "question"}]))
         self._check_append_only()
-        end_of_turn = self._tail({"role": "user", "content": "feedback"})[0]
+        end_of_turn = self._tail("user", "feedback")[0]
         if text := self.response_text([end_of_turn]):
             raise ValueError(
                 f"the chat template ends a turn with {text!r}, which is no special token of this tokenizer: every "
@@ -66,26 +75,52 @@ class Renderer:
 
         Raises `ValueError` where the template has no place for a turn of this role after an answer.
         """
-        tail = self._tail(message)
+        tail = self._tail(message["role"], message["content"])
         return tail[1:] if response_ids and response_ids[-1] == tail[0] else tail
 
     def response_text(self, response_ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(response_ids), skip_special_tokens=True))
 
-    def _tail(self, message: Message) -> tuple[int, ...]:
-        key = (message["role"], message["content"])
-        if key not in self._tails:
-            messages: list[Message] = [{"role": "user", "content": "question"}]
-            before = self._text(messages) + self._answer
-            messages += [{"role": "assistant", "content": self._answer}, message]
-            try:
-                text = self._text(messages)
-            except Exception as error:  # whatever a template raises
-                raise ValueError(f"the chat template refuses a {message['role']!r} turn: {error}; {_ROLE}") from error
-            if not text.startswith(before) or message["content"].strip() not in text[len(before) :]:
-                raise ValueError(f"the chat template drops or moves a {message['role']!r} turn; {_ROLE}")
-            self._tails[key] = self._encode(text[len(before) :])
-        return self._tails[key]
+    def more_tokens(self, plain: Message, longer: Message) -> int | None:
+        """How many tokens a feedback takes beyond another one, in which all is known to be text.
+
+        None where it holds other special tokens than that one, or cannot be rendered.
+        """
+        of_plain = self.feedback_ids(plain, ())
+        try:
+            of_longer = self.feedback_ids(longer, ())
+        except ValueError:  # of the template, which takes the plain one
+            return None
+        known, held = ([token for token in ids if token in self._marker_ids] for ids in (of_plain, of_longer))
+        return None if known != held else len(of_longer) - len(of_plain)
+
+    @cached_property
+    def markers(self) -> re.Pattern[str] | None:
+        """The spelling of whatever is a token by itself, special ones among them; None where there is none."""
+        spelled = sorted((name for name in self._added if name.strip()), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, spelled))) if spelled else None
+
+    @cached_property
+    def _added(self) -> dict[str, int]:
+        special = list(self.tokenizer.all_special_tokens)
+        ids = self.tokenizer.convert_tokens_to_ids(special)
+        return {**dict(zip(special, ids, strict=True)), **self.tokenizer.get_added_vocab()}
+
+    @cached_property
+    def _marker_ids(self) -> frozenset[int]:
+        return frozenset(self._added.values())
+
+    def _render_tail(self, role: str, content: str) -> tuple[int, ...]:
+        messages: list[Message] = [{"role": "user", "content": "question"}]
+        before = self._text(messages) + self._answer
+        messages += [{"role": "assistant", "content": self._answer}, {"role": role, "content": content}]
+        try:
+            text = self._text(messages)
+        except Exception as error:  # whatever a template raises
+            raise ValueError(f"the chat template refuses a {role!r} turn: {error}; {_ROLE}") from error
+        if not text.startswith(before) or content.strip() not in text[len(before) :]:
+            raise ValueError(f"the chat template drops or moves a {role!r} turn; {_ROLE}")
+        return self._encode(text[len(before) :])
 
     def _text(self, messages: list[Message]) -> str:
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))

@@ -10,7 +10,7 @@ from pkgutil import iter_modules
 from types import ModuleType
 
 from multiattempt_trl.dialogue.episode import Question
-from multiattempt_trl.dialogue.prompts import PromptPreset, get_preset
+from multiattempt_trl.dialogue.prompts import PromptPreset, check_feedback, get_preset
 from multiattempt_trl.rollout.live import Grade
 
 
@@ -66,6 +66,8 @@ class Domain:
     default_preset: str = "paper"
     presets: Mapping[str, PromptPreset] = field(default_factory=dict)
     """Presets of its own, besides `dialogue.prompts.PRESETS`."""
+    feedback_styles: Mapping[str, str] = field(default_factory=dict)
+    """The remarks that its grader makes (`dialogue.episode.Judgement`): feedback style -> what it tells, in a line."""
     max_attempt_tokens: int | None = None
     """Cap on one attempt in evaluation, for a model whose training left no settings; None for the episode's cap."""
     build_model: Callable[[int], Path] | None = None
@@ -74,6 +76,10 @@ class Domain:
     def preset(self, name: str | None) -> PromptPreset:
         """The preset of that name, the domain's default for None; raises `ValueError` that lists the known ones."""
         return get_preset(name or self.default_preset, self.presets)
+
+    def check_feedback(self, style: str) -> None:
+        """Raises `ValueError` that lists the styles where this is none of them, and no usable sentence."""
+        check_feedback(style, self.feedback_styles)
 
 
 def domain_names() -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from multiattempt_trl.dialogue.episode import Question
+from multiattempt_trl.dialogue.prompts import remark_styles
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.evaluation.protocols import EvalPlan
 
@@ -34,6 +35,8 @@ def asked(
     """
     of_plan = asdict(plan)
     del of_plan["model"], of_plan["base_model"]
+    if not remark_styles(plan.feedback):
+        del of_plan["limits"]["remark"]  # decides nothing
     sets = {
         name: {"questions": len(questions), "digest": _digest(*map(repr, questions))}
         for name, questions in benchmarks.items()

@@ -84,7 +84,7 @@ class EvalPlan:
             raise ValueError(
                 "the probe 'false_feedback' asks again, so it needs a budget of at least 2 attempts, got 1"
             )
-        check_feedback(self.feedback)
+        check_feedback(self.feedback, None)  # which styles there are, the domain says
 
     @property
     def independent_samples(self) -> int:

@@ -1,26 +1,27 @@
 """One dialogue on its way, and the graders that judge its attempts."""
 
 from concurrent.futures import Future
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from multiattempt_trl.dialogue.env import Environment, Limits
-from multiattempt_trl.dialogue.episode import Attempt, Ending, Episode, Question, Verdict
+from multiattempt_trl.dialogue.episode import Attempt, Ending, Episode, Judgement, Question, Verdict
+from multiattempt_trl.dialogue.remarks import feedback_tokens, sayable
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.dialogue.seeds import stable_seed
 from multiattempt_trl.rollout.requests import GenRequest, GenResult
 
 
 class Grade(Protocol):
-    """Judges one attempt's own text. Never raises on what a model wrote."""
+    """Judges one attempt's own text: a verdict, or one with remarks. Never raises on what a model wrote."""
 
-    def __call__(self, question: Question, response: str) -> Verdict: ...
+    def __call__(self, question: Question, response: str) -> Verdict | Judgement: ...
 
 
 @runtime_checkable
 class BackgroundGrade(Grade, Protocol):
     """A grader with workers of its own, which judges while the model goes on generating."""
 
-    def submit(self, question: Question, response: str) -> Future[Verdict]: ...
+    def submit(self, question: Question, response: str) -> Future[Verdict] | Future[Judgement]: ...
 
 
 @runtime_checkable
@@ -32,13 +33,13 @@ class CountingGrade(Grade, Protocol):
         ...
 
 
-def judge(grade: Grade, question: Question, response: str) -> Future[Verdict]:
+def judge(grade: Grade, question: Question, response: str) -> Future[Verdict | Judgement]:
     """The verdict, at once from a plain function or later from workers."""
     if isinstance(grade, BackgroundGrade):
-        return grade.submit(question, response)
-    verdict: Future[Verdict] = Future()
-    verdict.set_result(grade(question, response))
-    return verdict
+        return cast("Future[Verdict | Judgement]", grade.submit(question, response))
+    said: Future[Verdict | Judgement] = Future()
+    said.set_result(grade(question, response))
+    return said
 
 
 class Dialogue:
@@ -52,8 +53,8 @@ class Dialogue:
         self.failure = ""
         """What a failed request said."""
         # A template with no place for our feedback should say so now, not after the first failure.
-        self.feedback = [len(renderer.feedback_ids(env.feedback_message(k), ())) for k in range(1, env.budget)]
-        """Tokens that stand between two attempts, at most."""
+        self.feedback = feedback_tokens(env, renderer)
+        """Tokens that stand between two attempts, at most but for remarks."""
         if self.room < 1:
             raise ValueError(
                 f"question {env.question.id!r} leaves no room for an answer: its prompt takes {len(self.prompt_ids)} "
@@ -68,7 +69,8 @@ class Dialogue:
     def longest(self) -> int:
         """The most tokens that the dialogue can come to."""
         sampled = min(self.limits.episode, self.env.budget * self.limits.attempt)
-        return min(self.limits.context, len(self.prompt_ids) + sum(self.feedback) + sampled)
+        said = sum(feedback_tokens(self.env, self.renderer, self.limits.remark))
+        return min(self.limits.context, len(self.prompt_ids) + said + sampled)
 
     def request(self, request_id: int, *, stop_at_box: bool, seed: int) -> GenRequest:
         """The next attempt. Its random numbers are its own: of the seed, the question, the sample and the attempt."""
@@ -80,31 +82,35 @@ class Dialogue:
             seed=stable_seed(seed, self.env.question.id, self.env.sample, len(self.attempts) + 1),
         )
 
-    def hand_in(self, result: GenResult, grade: Grade) -> Future[Verdict]:
+    def hand_in(self, result: GenResult, grade: Grade) -> Future[Verdict | Judgement]:
         """Has what was generated judged; `advance` takes it from there."""
         self._result, self._response = result, self.renderer.response_text(result.token_ids)
         if result.finish_reason != "error":
             return judge(grade, self.env.question, self._response)
         self.failure = result.error
-        failed: Future[Verdict] = Future()
+        failed: Future[Verdict | Judgement] = Future()
         failed.set_result(Verdict.INVALID)
         return failed
 
-    def advance(self, verdict: Verdict) -> None:
+    def advance(self, said: Verdict | Judgement) -> None:
         """Records the attempt that was judged, then either ends the dialogue or appends the feedback to it."""
-        result = self._result
+        result, judged = self._result, Judgement.of(said)
+        failed = judged.verdict is not Verdict.CORRECT  # nothing is said of a right answer, where it is denied neither
+        used, remarks = len(self.attempts) + 1, judged.remarks if failed else {}
         attempt = Attempt(
             prompt_ids=self.prompt_ids,
             response_ids=result.token_ids,
             response=self._response,
-            verdict=Verdict(verdict),
+            verdict=judged.verdict,
             finish_reason=result.finish_reason,
             logprobs=result.logprobs,
+            remarks=sayable(self.env, self.renderer, used, remarks, self.limits.remark),
+            judged_answer=judged.answer,
         )
         self.attempts.append(attempt)
         self.ending = self.env.ending(self.attempts)
         if self.ending is None:
-            message = self.env.feedback_message(len(self.attempts))
+            message = self.env.feedback_message(used, attempt.remarks)
             self.prompt_ids += attempt.response_ids + self.renderer.feedback_ids(message, attempt.response_ids)
             if self.room < 1:
                 self.ending = Ending.TRUNCATED

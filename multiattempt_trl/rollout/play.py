@@ -6,7 +6,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 
 from multiattempt_trl.dialogue.env import Environment, Limits
-from multiattempt_trl.dialogue.episode import Ending, Episode, Verdict
+from multiattempt_trl.dialogue.episode import Ending, Episode, Judgement, Verdict
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.rollout.live import Dialogue, Grade
 from multiattempt_trl.rollout.requests import RolloutBackend, SharedBackend
@@ -84,7 +84,7 @@ def play(
     between = [tokens for one in dialogues for tokens in one.feedback]
     backend.expect([one.longest for one in dialogues], min(between, default=0))
     admission = Admission(dialogues, backend.capacity)
-    judging: dict[int, Future[Verdict]] = {}
+    judging: dict[int, Future[Verdict | Judgement]] = {}
     generating = done = solved = tokens = 0
     with backend:
         while done < len(dialogues):
@@ -115,7 +115,7 @@ def play(
     return [dialogue.episode() for dialogue in dialogues]
 
 
-def judged(judging: dict[int, Future[Verdict]], generating: int, *, eager: bool) -> list[int]:
+def judged(judging: dict[int, Future[Verdict | Judgement]], generating: int, *, eager: bool) -> list[int]:
     """The dialogues that can go on, in the order in which their attempts were generated."""
     if not eager:
         return [] if generating else list(judging)

@@ -10,8 +10,9 @@ import torch
 from datasets import Dataset
 from trl.trainer.utils import RepeatSampler
 
-from multiattempt_trl.dialogue.env import Environment, Limits
+from multiattempt_trl.dialogue.env import REMARK_TOKENS, Environment, Limits
 from multiattempt_trl.dialogue.episode import Question
+from multiattempt_trl.dialogue.remarks import feedback_tokens
 from multiattempt_trl.dialogue.rendering import Renderer
 
 logger = logging.getLogger(__name__)
@@ -94,16 +95,22 @@ class Overhead:
 
 
 def drop_long_prompts(
-    dataset: Dataset, environment: Callable[[Question], Environment], renderer: Renderer, longest: int | None
+    dataset: Dataset,
+    environment: Callable[[Question], Environment],
+    renderer: Renderer,
+    longest: int | None,
+    remark_tokens: int = REMARK_TOKENS,
 ) -> tuple[Dataset, Overhead]:
     """The rows whose first prompt has at most `longest` tokens (None: all), and the largest overhead among them.
+
+    Remarks may add `remark_tokens` to each feedback.
 
     Raises `ValueError` where none is left.
     """
     kept, dropped = [], []
     largest: Overhead | None = None
     for number, row in enumerate(dataset):
-        overhead = _overhead(environment(to_question(row)), renderer)
+        overhead = _overhead(environment(to_question(row)), renderer, remark_tokens)
         if longest is not None and overhead.prompt > longest:
             dropped.append(overhead)
             continue
@@ -122,8 +129,8 @@ def drop_long_prompts(
     return dataset.select(kept), largest
 
 
-def _overhead(env: Environment, renderer: Renderer) -> Overhead:
-    feedback = [len(renderer.feedback_ids(env.feedback_message(used), ())) for used in range(1, env.budget)]
+def _overhead(env: Environment, renderer: Renderer, remark_tokens: int) -> Overhead:
+    feedback = feedback_tokens(env, renderer, remark_tokens)
     prompt = len(renderer.prompt_ids(env.first_messages()))
     return Overhead(question=env.question, prompt=prompt, feedback=sum(feedback))
 
@@ -136,5 +143,6 @@ def check_room(largest: Overhead, limits: Limits, budget: int) -> None:
         raise ValueError(
             f"an episode of question {largest.question.id!r} can need {needed} tokens ({largest.prompt} prompt, "
             f"{largest.feedback} feedback, {sampled} sampled), but the model's context is {limits.context}: lower "
-            "max_episode_tokens, max_completion_length, max_attempts or max_prompt_tokens"
+            "max_episode_tokens, max_completion_length, max_attempts, max_prompt_tokens or, where the feedback says "
+            "more than a verdict, max_remark_tokens"
         )

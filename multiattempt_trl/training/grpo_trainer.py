@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import GRPOTrainer
 
 from multiattempt_trl.dialogue.budgets import draw_budget
-from multiattempt_trl.dialogue.env import Environment, Limits
+from multiattempt_trl.dialogue.env import Limits
 from multiattempt_trl.dialogue.episode import Episode, Question
 from multiattempt_trl.dialogue.prompts import PromptPreset, get_preset
 from multiattempt_trl.dialogue.rendering import Renderer
@@ -108,9 +108,10 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Totals, Watched
         prepared = [
             drop_long_prompts(
                 prepare_dataset(dataset),
-                lambda question: self._environment(args, question, args.max_attempts),
+                lambda question: args.environment(question, args.max_attempts, self.preset),
                 renderer,
                 args.max_prompt_tokens,
+                args.max_remark_tokens,
             )
             for dataset in datasets
         ]
@@ -137,6 +138,7 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Totals, Watched
             attempt=args.max_completion_length,
             episode=args.episode_tokens,
             context=self.model.config.get_text_config().max_position_embeddings,
+            remark=args.max_remark_tokens,
         )
         self._drift = DriftCheck(self.accelerator.reduce)
         for _, largest in prepared:
@@ -151,7 +153,9 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Totals, Watched
     def _rollout(self) -> dict[str, Any]:
         """Plays one dialogue per row and hands TRL its tokens; `env_mask` is 1 on policy tokens."""
         questions = [to_question(row) for row in self._rows]
-        envs = [self._environment(self.args, one, self._budget(one, n), n) for n, one in enumerate(questions)]
+        envs = [
+            self.args.environment(one, self._budget(one, n), self.preset, sample=n) for n, one in enumerate(questions)
+        ]
         episodes, self._rollout_seconds = generate_episodes(self, envs)
         self._sequences = [flatten(episode) for episode in episodes]
         prices, credit, discount = self.args.prices, self.args.credit, self.args.attempt_discount
@@ -176,11 +180,6 @@ class MultiAttemptGRPOTrainer(WholeCheckpoints, ScoringByLength, Totals, Watched
         draw: Any = args.budget_draw  # one of those that the configuration lets through
         share = args.single_attempt_share
         return draw_budget(args.seed, step, question.id, args.max_attempts, draw, sibling, share)
-
-    def _environment(
-        self, args: MultiAttemptGRPOConfig, question: Question, budget: int, sample: int = 0
-    ) -> Environment:
-        return Environment(question=question, budget=budget, preset=self.preset, feedback=args.feedback, sample=sample)
 
     # ---- reward and advantages ----------------------------------------------------------------------------------
 

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from multiattempt_trl.dialogue.budgets import BudgetDraw, share_with_at_least
-from multiattempt_trl.dialogue.prompts import check_feedback
+from multiattempt_trl.dialogue.env import REMARK_TOKENS, Count, Environment
+from multiattempt_trl.dialogue.episode import Question
+from multiattempt_trl.dialogue.prompts import PromptPreset, check_feedback
 from multiattempt_trl.dialogue.rewards import Prices, check_credit
 
 PER_ATTEMPT_CREDIT = ("improvement", "attempt", "own")
@@ -38,7 +40,18 @@ class TaskFields:
         default="binary",
         metadata={
             "help": "What a failed attempt is told: 'binary' (the preset's sentence), 'none' (the question again), or "
-            "a sentence of your own with {problem}, {attempts} or {attempts_left} in it."
+            "a sentence of your own with {problem}, {attempts} or {attempts_left} in it, or what the domain's grader "
+            "has to say: 'hint' (arithmetic, maths), 'first_test' or 'error' (code)."
+        },
+    )
+    max_remark_tokens: int = field(
+        default=REMARK_TOKENS, metadata={"help": "What a hint or an error may add to one feedback; the rest is cut."}
+    )
+    count: str = field(
+        default="shown",
+        metadata={
+            "help": "What the words say of the attempts left: 'shown' (paper), 'hidden', or a 'wrong' number.",
+            "choices": list(get_args(Count)),
         },
     )
     stop_at_box: bool = field(
@@ -90,6 +103,13 @@ class TaskFields:
         draw: Any = self.budget_draw  # checked
         return share_with_at_least(k, self.max_attempts, draw, self.single_attempt_share)
 
+    def environment(self, question: Question, budget: int, preset: PromptPreset, sample: int = 0) -> Environment:
+        """The dialogue about a question, in these words."""
+        count: Count = self.count  # type: ignore[assignment]  # checked
+        return Environment(
+            question=question, budget=budget, preset=preset, feedback=self.feedback, count=count, sample=sample
+        )
+
     def check_task(self) -> None:
         """Raises `ValueError` for a value that cannot work."""
         if self.max_attempts < 1:
@@ -101,9 +121,11 @@ class TaskFields:
             )
         if self.budget_draw not in (known := get_args(BudgetDraw)):
             raise ValueError(f"budget_draw must be one of {', '.join(known)}, got {self.budget_draw!r}")
-        for name in ("max_episode_tokens", "max_prompt_tokens"):
+        if self.count not in get_args(Count):
+            raise ValueError(f"count {self.count!r} is unknown; choose one of {', '.join(get_args(Count))}")
+        for name in ("max_episode_tokens", "max_prompt_tokens", "max_remark_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        check_feedback(self.feedback)
+        check_feedback(self.feedback, None)  # which styles there are, the domain says
         check_credit(self.credit, self.prices, self.attempt_discount)
