@@ -114,6 +114,13 @@ class Characters:
     """A tokenizer of one id per character."""
 
     chat_template = "one that apply_chat_template knows"
+    all_special_tokens = ("\0",)
+
+    def get_added_vocab(self) -> dict[str, int]:
+        return {}
+
+    def convert_tokens_to_ids(self, tokens: list[str]) -> list[int]:
+        return [ord(token) for token in tokens]
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **_: Any) -> str:
         return "".join(f"{turn['role'][0]}:{turn['content']}\0" for turn in conversation) + "a:"

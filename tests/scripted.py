@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from multiattempt_trl.dialogue.boxes import last_boxed
 from multiattempt_trl.dialogue.env import Limits
@@ -22,6 +22,13 @@ class CharTokenizer:
 
     chat_template = "characters"
     pad_token_id = 0
+    all_special_tokens: ClassVar[list[str]] = [TURN, END]
+
+    def get_added_vocab(self) -> dict[str, int]:
+        return {}
+
+    def convert_tokens_to_ids(self, tokens: list[str]) -> list[int]:
+        return [ord(token) for token in tokens]
 
     def apply_chat_template(self, conversation: list[Message], *, add_generation_prompt: bool, **kwargs: Any) -> str:
         turns = "".join(f"{TURN}{turn['role']}\n{turn['content']}{END}" for turn in conversation)

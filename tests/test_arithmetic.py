@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from math import gcd
 from pathlib import Path
@@ -14,16 +15,17 @@ import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-from multiattempt_trl.dialogue.env import Environment
-from multiattempt_trl.dialogue.episode import Question, Verdict
+from multiattempt_trl.dialogue.env import Environment, Limits
+from multiattempt_trl.dialogue.episode import Judgement, Question, Verdict
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.domains import get_domain
 from multiattempt_trl.domains.arithmetic import PRESET
-from multiattempt_trl.domains.arithmetic.grading import grade_exactly
+from multiattempt_trl.domains.arithmetic.grading import grade_exactly, judge_exactly
 from multiattempt_trl.domains.arithmetic.model import build_model
 from multiattempt_trl.domains.arithmetic.questions import Arithmetic, draw, draws, questions
 from multiattempt_trl.domains.arithmetic.tokenizer import build_tokenizer, phrases
 from multiattempt_trl.domains.arithmetic.warm_start import WarmStart, build_warm_start, fingerprint, lessons
+from multiattempt_trl.rollout.live import Dialogue
 from multiattempt_trl.rollout.loading import load_model, load_tokenizer, read_chat_template
 
 SPLITS = ("train", "validation", "test")
@@ -121,6 +123,57 @@ def test_draws_stay_in_the_ranges_of_the_task():
 def test_grade_exactly(response, verdict):
     question = Question(id="gcd-12-18", problem="What is the greatest common divisor of 12 and 18?", answer="6")
     assert grade_exactly(question, response) is verdict
+
+
+GCD = Question(id="gcd-12-18", problem="What is the greatest common divisor of 12 and 18?", answer="6")
+MOD = Question(id="mod-437-7", problem="What is the remainder when 437 is divided by 7?", answer="3")
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "hint"),
+    [
+        (GCD, "7", "Too high."),
+        (GCD, "12", "Too high."),  # the smaller number may be the divisor
+        (GCD, "13", "Too high. At most 12."),
+        (GCD, "1", "Too low."),
+        (GCD, "0", "Too low. At least 1."),
+        (MOD, "6", "Too high."),
+        (MOD, "7", "Too high. At most 6."),
+        (MOD, "0", "Too low."),
+        (MOD, "-4", "Too low. At least 0."),
+        (MOD, "03", "Only digits, no leading zero."),
+        (MOD, "+3", "Only digits, no leading zero."),
+        (MOD, "3.0", "Not a number."),
+        (MOD, "\u0663", "Not a number."),  # a digit, but not of ours
+        (MOD, "1" * 1001, "Not a number."),  # Python reads no number of more than 4,300 digits
+        (MOD, "9" * 1000, "Too high. At most 6."),
+        (Question(id="typed", problem="2 + 2?", answer="4"), "99", "Too high."),
+        (Question(id="typed", problem="Who?", answer="me"), "99", ""),
+    ],
+)
+def test_a_hint_tells_the_side_and_the_range_where_the_answer_is_outside(
+    question: Question, answer: str, hint: str
+) -> None:
+    assert judge_exactly(question, f"\\boxed{{{answer}}}").remarks == {"hint": hint}
+
+
+def test_there_is_a_hint_without_a_box_and_none_for_a_right_answer() -> None:
+    assert judge_exactly(MOD, "3") == Judgement(verdict=Verdict.INVALID, remarks={"hint": "No boxed answer."})
+    assert judge_exactly(MOD, "\\boxed{3}") == Judgement(verdict=Verdict.CORRECT)
+
+
+def test_a_hint_takes_few_of_the_small_tokenizers_tokens() -> None:
+    renderer = Renderer(build_tokenizer(PRESET))
+    env = Environment(question=MOD, budget=3, preset=PRESET, feedback="hint")
+    plain = env.feedback_message(1)
+    more = {
+        hint: renderer.more_tokens(plain, env.feedback_message(1, {"hint": hint}))
+        for hint in ("Too high.", "Too low.", "Too high. At most 6.", "No boxed answer.")
+    }
+    assert more == {"Too high.": 13, "Too low.": 12, "Too high. At most 6.": 26, "No boxed answer.": 17}
+    # Five attempts of 12 tokens with the default bound fit the small model.
+    whole = Dialogue(replace(env, budget=5), renderer, Limits(attempt=12, episode=60, context=512)).longest
+    assert whole < 512
 
 
 def test_every_gold_answer_is_accepted():
@@ -278,7 +331,7 @@ def test_the_domain_record():
     assert domain.load_benchmark("arithmetic-validation") == questions("validation")
     assert {question.benchmark for question in questions("test")} == {"arithmetic"}
     with domain.grader() as grade:
-        assert grade is grade_exactly
+        assert grade is judge_exactly
     with pytest.raises(ValueError, match="makes its own questions"):
         domain.load_benchmark("data/mine.jsonl")
     with pytest.raises(ValueError, match="makes its own questions"):

@@ -187,8 +187,8 @@ def test_every_gold_is_graded_by_the_grader_of_mathematics_exactly() -> None:
     maths = get_domain("maths")
     with maths.grader() as grade:
         for one in maths.load_benchmark("fresh-arithmetic-n100"):
-            assert grade(one, rf"So it is $\boxed{{{one.answer}}}$.") is Verdict.CORRECT
-            assert grade(one, rf"So it is $\boxed{{{int(one.answer) + 1}}}$.") is Verdict.WRONG
+            assert grade(one, rf"So it is $\boxed{{{one.answer}}}$.").verdict is Verdict.CORRECT
+            assert grade(one, rf"So it is $\boxed{{{int(one.answer) + 1}}}$.").verdict is Verdict.WRONG
 
 
 def test_a_benchmark_is_named_as_it_is_spelt_or_as_one_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

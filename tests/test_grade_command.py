@@ -119,7 +119,7 @@ def test_every_case_comes_back_in_its_place(tmp_path: Path, capsys: pytest.Captu
     graded = [json.loads(line) for line in said.out.splitlines()]
     verdicts = ["correct", "wrong", "correct", "invalid", "correct", "wrong", "invalid"]
     assert [row["verdict"] for row in graded] == verdicts
-    own = ("verdict", "stage", "reason", "seconds", "exploits")
+    own = ("verdict", "stage", "reason", "seconds", "hint", "exploits")
     for row, after in zip(rows, graded, strict=True):
         assert {name: value for name, value in after.items() if name not in own} == {
             name: value for name, value in row.items() if name != "verdict"

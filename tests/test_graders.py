@@ -21,7 +21,7 @@ import pytest
 from multiattempt_trl import graders
 from multiattempt_trl.dialogue.episode import Question, Verdict
 from multiattempt_trl.domains.maths.data import BENCHMARKS, load_benchmark
-from multiattempt_trl.graders import client
+from multiattempt_trl.graders import client, hints
 from multiattempt_trl.graders.decision import Stage
 from multiattempt_trl.graders.math_verify import Grading, MathVerifyGrader
 
@@ -90,14 +90,14 @@ def question(gold: str, benchmark: str = "") -> Question:
     ],
 )
 def test_verdicts(grade: MathVerifyGrader, gold: str, response: str, verdict: Verdict) -> None:
-    assert grade(question(gold), response) is verdict
+    assert grade(question(gold), response).verdict is verdict
 
 
 def test_minerva_is_compared_at_its_own_tolerance(grade: MathVerifyGrader) -> None:
     # 9.6 against 9.6005: 0.0005 / 9.6 = 5.2e-5, between 1e-6 and 1e-4. 9.602: 2.1e-4.
-    assert grade(question("9.6", "minerva"), r"\boxed{9.6005}") is CORRECT
-    assert grade(question("9.6", "minerva"), r"\boxed{9.602}") is WRONG
-    assert grade(question("9.6"), r"\boxed{9.6005}") is WRONG
+    assert grade(question("9.6", "minerva"), r"\boxed{9.6005}").verdict is CORRECT
+    assert grade(question("9.6", "minerva"), r"\boxed{9.602}").verdict is WRONG
+    assert grade(question("9.6"), r"\boxed{9.6005}").verdict is WRONG
 
 
 @pytest.mark.parametrize(
@@ -117,16 +117,17 @@ def test_minerva_is_compared_at_its_own_tolerance(grade: MathVerifyGrader) -> No
     ],
 )
 def test_no_text_raises_or_is_taken_for_correct(grade: MathVerifyGrader, answer: str) -> None:
-    assert grade(question("7"), rf"\boxed{{{answer}}}") in (WRONG, INVALID)
-    assert grade(question("7"), answer) is INVALID
-    assert grade(question("x^2"), r"\boxed{x \cdot x}") is CORRECT  # the next answer is its own
+    assert grade(question("7"), rf"\boxed{{{answer}}}").verdict in (WRONG, INVALID)
+    assert grade(question("7"), answer).verdict is INVALID
+    assert grade(question("x^2"), r"\boxed{x \cdot x}").verdict is CORRECT  # the next answer is its own
     assert not Path("PWNED").exists()
 
 
 def test_threads_share_a_grader() -> None:
     with MathVerifyGrader() as grader, ThreadPoolExecutor(8) as threads:
         golds = [f"x+{k}" for k in range(100)]
-        verdicts = list(threads.map(lambda k: grader(question(golds[k]), rf"\boxed{{{k - k % 2}+x}}"), range(100)))
+        said = threads.map(lambda k: grader(question(golds[k]), rf"\boxed{{{k - k % 2}+x}}"), range(100))
+        verdicts = [one.verdict for one in said]
         assert verdicts == [CORRECT, WRONG] * 50  # even k: the same sum; odd k: one less
         assert (grader.counts.answers, grader.pool.crashes) == (100, 0)
 
@@ -261,7 +262,7 @@ def test_hostile_answers_are_wrong_within_the_deadline(shared: Path) -> None:
     rows = [row for row in rows if row["category"].startswith("stress:")]
     assert len(rows) == 29 + 96
     with MathVerifyGrader(workers=1) as grader:
-        assert grader(question("x+1"), r"\boxed{1+x}") is CORRECT  # it has started
+        assert grader(question("x+1"), r"\boxed{1+x}").verdict is CORRECT  # it has started
         for row in rows:
             began = time.monotonic()
             found = grade_case(grader, row)
@@ -271,7 +272,7 @@ def test_hostile_answers_are_wrong_within_the_deadline(shared: Path) -> None:
             ]  # 5: to start the next worker
         assert grader.pool.crashes == 0
         assert grader.counts.timeouts <= 0.2 * len(rows)  # most are seen to be too expensive before
-        assert grader(question("x+1"), r"\boxed{1+x}") is CORRECT
+        assert grader(question("x+1"), r"\boxed{1+x}").verdict is CORRECT
 
 
 def test_answers_that_are_code_are_not_run(grade: MathVerifyGrader, tmp_path: Path) -> None:
@@ -297,7 +298,7 @@ def test_answers_that_are_code_are_not_run(grade: MathVerifyGrader, tmp_path: Pa
 @pytest.mark.parametrize("name", list(BENCHMARKS))
 def test_every_gold_is_accepted_against_itself(shared: Path, grade: MathVerifyGrader, name: str) -> None:
     questions = load_benchmark(str(shared / "data" / f"{name}.jsonl"))
-    refused = [row.answer for row in questions if grade(row, f"so \\boxed{{{row.answer}}}") is not CORRECT]
+    refused = [row.answer for row in questions if grade(row, f"so \\boxed{{{row.answer}}}").verdict is not CORRECT]
     assert not refused, f"{len(questions) - len(refused)} of {len(questions)} accepted"
 
 
@@ -322,9 +323,9 @@ def test_powers_of_ten_in_minerva(shared: Path, grade: MathVerifyGrader) -> None
     found = [(row, match[1], int(match[2])) for row, match in matches if match]
     assert len(found) == 58
     for row, mantissa, power in found:
-        assert grade(row, rf"\boxed{{{mantissa} \times 10^{{{power}}}}}") is CORRECT
-        assert grade(row, rf"\boxed{{{mantissa} \times 10^{{{power + 1}}}}}") is WRONG
-        assert grade(row, rf"\boxed{{{mantissa} \times 10^{{{power - 1}}}}}") is WRONG
+        assert grade(row, rf"\boxed{{{mantissa} \times 10^{{{power}}}}}").verdict is CORRECT
+        assert grade(row, rf"\boxed{{{mantissa} \times 10^{{{power + 1}}}}}").verdict is WRONG
+        assert grade(row, rf"\boxed{{{mantissa} \times 10^{{{power - 1}}}}}").verdict is WRONG
 
 
 @pytest.fixture
@@ -390,4 +391,69 @@ def test_hostile_answers_among_good_ones(shared: Path) -> None:
         assert len(accepted) <= 20, accepted[:5]  # with another digit some are what was asked
         assert max(grading.seconds for grading in found) <= client.DEADLINE_SECONDS
         assert grader.pool.crashes == 0
-        assert grader(question("x+1"), r"\boxed{1+x}") is CORRECT
+        assert grader(question("x+1"), r"\boxed{1+x}").verdict is CORRECT
+
+
+# --- hints ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gold", "response", "hint"),
+    [
+        ("5", "It is 5.", "No boxed answer was found at the end."),
+        ("5", r"\boxed{\text{ }}", "The last box is empty."),
+        ("5", rf"\boxed{{{'1' * 2_000}}}", "What stands in the box is too long."),
+        ("5", r"\boxed{answer}", "A placeholder stands in the box."),
+        ("5", r"\boxed{4, 5}", "Several answers stand in the box where one is asked for."),
+        ("1, 2", r"\boxed{1}", "There are more answers than one."),
+        ("1, 2", r"\boxed{1, 2, 3}", "The number of answers is another."),
+        (r"3\text{ hours}", r"\boxed{3\text{ minutes}}", "The unit does not fit."),
+        ("(1, 2]", r"\boxed{[1, 2]}", "The brackets are others."),
+        ("5", r"\boxed{-5}", "The sign is wrong."),
+        (r"\frac{1}{2}", r"\boxed{-0.5}", "The sign is wrong."),
+        ("5", r"\boxed{500}", "It is off by a power of ten."),
+        ("0.05", r"\boxed{50}", "It is off by a power of ten."),
+        (r"50\%", r"\boxed{5}", "It is off by a power of ten."),
+        ("5", r"\boxed{50000}", ""),  # 10^4: nothing that a point or a percent sign does
+        ("1/3", r"\boxed{0.33}", "It must be exact, not rounded."),
+        ("1/3", r"\boxed{0.4}", ""),
+        ("0.33", r"\boxed{0.331}", ""),  # rounded itself
+        ("5", r"\boxed{x + y}", "The answer is a number."),
+        ("5", r"\boxed{\text{maybe}}", "The answer is a number."),
+        ("5", r"\boxed{\sqrt{3}}", ""),
+        ("5", r"\boxed{e}", ""),
+        ("5", r"\boxed{6}", ""),
+        ("5", r"\boxed{5}", ""),
+        ("x + 1", r"\boxed{x + 2}", ""),
+        ("x + 1", r"\boxed{\frac{x}}", "What stands in the box could not be read as mathematics."),
+        (r"\text{(C)}", r"\boxed{B}", ""),
+        ("0", r"\boxed{1}", ""),
+    ],
+)
+def test_a_hint_tells_the_kind_of_error_alone(grade: MathVerifyGrader, gold: str, response: str, hint: str) -> None:
+    said = grade(question(gold), response)
+    assert said.remarks == {"hint": hint}
+    assert said.answer is None  # what stands in the last box
+    assert grade.grade(gold, response).hint == hint
+
+
+def test_no_hint_tells_the_answer_or_repeats_what_was_said(grade: MathVerifyGrader) -> None:
+    rows = read_cases(ROOT / "tests" / "grading" / "pairs.jsonl") + read_cases(
+        ROOT / "tests" / "grading" / "stress.jsonl"
+    )
+    given = 0
+    for row in rows:
+        found = grade_case(grade, row)
+        given += bool(found.hint)
+        assert not (found.hint and found.verdict is CORRECT)
+        assert re.fullmatch(r"[A-Z][a-z ,]+\.|", found.hint)  # a sentence of ours: no digit, no letter of an answer
+        assert found.hint in {*hints._OF_REASONS.values(), "", *KINDS}
+    assert given > 100
+
+
+KINDS = (
+    "The sign is wrong.",
+    "It is off by a power of ten.",
+    "It must be exact, not rounded.",
+    "The answer is a number.",
+)

@@ -36,7 +36,7 @@ from multiattempt_trl.dialogue.env import Environment, Limits
 from multiattempt_trl.dialogue.episode import Attempt, Ending, Episode, Judgement, Question, Verdict
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.domains.arithmetic import PRESET
-from multiattempt_trl.domains.arithmetic.grading import grade_exactly
+from multiattempt_trl.domains.arithmetic.grading import judge_exactly
 from multiattempt_trl.domains.arithmetic.questions import questions
 from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.rollout.play import play
@@ -261,7 +261,7 @@ class TestCommand:
         assert (episode.question, episode.budget, played.code) == (TEST[4], 3, None)
         env = Environment(question=TEST[4], budget=3, preset=PRESET)
         limits = Limits(attempt=16, episode=8000, context=512)
-        (expected,) = play([env], lock_step(talker()), grade_exactly, RENDERER, limits)
+        (expected,) = play([env], lock_step(talker()), judge_exactly, RENDERER, limits)
         assert episode.to_json() == expected.to_json()
         # What the model says may have lines of its own, which do not begin where ours do.
         blocks = [attempt.response.replace("\n", "\n" + 11 * " ") for attempt in episode.attempts]

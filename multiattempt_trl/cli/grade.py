@@ -106,6 +106,7 @@ def _grade_one(arguments: argparse.Namespace) -> None:
             grading = grader.grade(arguments.gold, arguments.response, benchmark=arguments.benchmark)
     tricks = f"; shows {', '.join(grading.exploits)}" if grading.exploits else ""
     said = f": {grading.reason} (stage {grading.stage}, {grading.seconds:.4f} s){tricks}"
+    said += f"; hint: {grading.hint}" if grading.hint else ""
     line = Text.assemble((grading.verdict.value, STYLES[grading.verdict]), said)
     Console(highlight=False).print(line, soft_wrap=True)
 
@@ -207,6 +208,7 @@ def _fields(grading: Grading) -> dict[str, Any]:
         "stage": grading.stage.value,
         "reason": grading.reason,
         "seconds": round(grading.seconds, 6),
+        "hint": grading.hint,
         "exploits": [exploit.value for exploit in grading.exploits],
     }
 

@@ -63,16 +63,16 @@ def sayable(
 
     Where a remark is no plain text to the tokenizer or to the chat template all the same, it is left out.
     """
-    clean = {style: harmless(text, renderer.markers) for style, text in remarks.items()}
-    said = {style: clean[style] for style in env.remark_styles if clean.get(style)}
+    clean = {style: harmless(text, renderer.markers) for style, text in remarks.items() if text}
+    said = {style: clean[style] for style in env.remark_styles if style in clean}
     if attempts_used >= env.budget:
-        return clean
+        said = {}  # nobody is told
     while any(said.values()):
         more = renderer.more_tokens(env.feedback_message(attempts_used), env.feedback_message(attempts_used, said))
         if more is not None and more <= tokens:
             break
         said = {style: "" if more is None else cut(text, len(text) * tokens // more) for style, text in said.items()}
-    return clean | said
+    return {style: text for style, text in (clean | said).items() if text}
 
 
 def feedback_tokens(env: Environment, renderer: Renderer, tokens: int = 0) -> list[int]:

@@ -10,25 +10,26 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from multiattempt_trl.dialogue.boxes import last_boxed
-from multiattempt_trl.dialogue.episode import Question, Verdict
+from multiattempt_trl.dialogue.episode import Judgement, Question, Verdict
 from multiattempt_trl.graders.cost import too_expensive
 from multiattempt_trl.graders.counts import GradingCounts
 from multiattempt_trl.graders.decision import Decision, Stage, Undecided
 from multiattempt_trl.graders.exploits import SPECIAL_TOKEN, Exploit, exploits_in
+from multiattempt_trl.graders.hints import HINT, hint
 from multiattempt_trl.graders.normalisation import MAX_ANSWER, clean, key
 from multiattempt_trl.graders.numbers import BENCHMARK_TOLERANCE, TOLERANCE
 from multiattempt_trl.graders.pool import Comparison, WorkerPool
 from multiattempt_trl.graders.rules import decide
 from multiattempt_trl.graders.symbolic import Outcome
 
-Judgement = tuple[Verdict, Stage, str]
+Found = tuple[Verdict, Stage, str]
 Result = TypeVar("Result")
 Other = TypeVar("Other")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grading:
-    """A verdict with all that is known of it; training sees the verdict alone."""
+    """A verdict with all that is known of it; training sees the verdict and the hint."""
 
     verdict: Verdict
     stage: Stage
@@ -37,6 +38,8 @@ class Grading:
     seconds: float
     """CPU time, the worker's included; 0 for a comparison that was remembered."""
     exploits: tuple[Exploit, ...] = ()
+    hint: str = ""
+    """What may be said of it to who answered; empty where it is correct, or where there is nothing to say."""
 
 
 class MathVerifyGrader:
@@ -68,14 +71,14 @@ class MathVerifyGrader:
     ) -> None:
         self.pool.close()
 
-    def __call__(self, question: Question, response: str) -> Verdict:
+    def __call__(self, question: Question, response: str) -> Judgement:
         """The scheduler's protocol `rollout.play.Grade`."""
         return self.submit(question, response).result()
 
-    def submit(self, question: Question, response: str) -> Future[Verdict]:
+    def submit(self, question: Question, response: str) -> Future[Judgement]:
         """The same without waiting: most verdicts are there at once, the others come from the workers."""
         grading = self.start(question.answer, last_boxed(response), response, benchmark=question.benchmark)
-        return _then(grading, lambda done: done.verdict)
+        return _then(grading, lambda done: Judgement(verdict=done.verdict, remarks={HINT: done.hint}))
 
     def grade(self, gold: str, response: str, *, benchmark: str = "") -> Grading:
         """Judges a whole response. `benchmark` chooses the tolerance between decimals (`BENCHMARK_TOLERANCE`).
@@ -103,11 +106,12 @@ class MathVerifyGrader:
         found = judge(_clean_gold(gold), answer, tolerance)
         own_seconds = thread_time() - began
 
-        def record(judgement: Judgement, seconds: float) -> Grading:
-            verdict, stage, reason = judgement
+        def record(found: Found, seconds: float) -> Grading:
+            verdict, stage, reason = found
             exploits = exploits_in(response, reason)
             self.counts.add(stage, reason, exploits, seconds)
-            return Grading(verdict=verdict, stage=stage, reason=reason, seconds=seconds, exploits=exploits)
+            said = "" if verdict is Verdict.CORRECT else hint(_clean_gold(gold), answer, reason)
+            return Grading(verdict=verdict, stage=stage, reason=reason, seconds=seconds, exploits=exploits, hint=said)
 
         if not isinstance(found, Undecided):
             decided: Future[Grading] = Future()
@@ -118,8 +122,8 @@ class MathVerifyGrader:
 
         def word(said: Comparison) -> Grading:
             verdict = Verdict.CORRECT if said.outcome is Outcome.EQUAL else Verdict.WRONG
-            judgement = (verdict, Stage.MATH_VERIFY, said.outcome.value)
-            return record(judgement, own_seconds + (0.0 if remembered else said.seconds))
+            found = (verdict, Stage.MATH_VERIFY, said.outcome.value)
+            return record(found, own_seconds + (0.0 if remembered else said.seconds))
 
         return _then(comparison, word)
 
@@ -137,7 +141,7 @@ class MathVerifyGrader:
         }
 
 
-def judge(gold: str, answer: str | None, tolerance: Fraction) -> Judgement | Undecided:
+def judge(gold: str, answer: str | None, tolerance: Fraction) -> Found | Undecided:
     r"""All stages but the last: what the content of the last box, None for no box, is against a cleaned gold answer.
 
     >>> judge("5", None, TOLERANCE)[2], judge("5", r"\text{ }", TOLERANCE)[2], judge("5", "5<|im_end|>", TOLERANCE)[2]

@@ -7,7 +7,7 @@ from pathlib import Path
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.dialogue.prompts import PAPER, PromptPreset
 from multiattempt_trl.domains import Domain, TrainRows
-from multiattempt_trl.domains.arithmetic.grading import grade_exactly
+from multiattempt_trl.domains.arithmetic.grading import HINT, judge_exactly
 from multiattempt_trl.domains.arithmetic.questions import Split, questions
 from multiattempt_trl.rollout.live import Grade
 
@@ -43,7 +43,7 @@ def load_benchmark(name: str) -> list[Question]:
 @contextmanager
 def open_grader() -> Iterator[Grade]:
     """Comparing two strings needs no worker process, so this only hands out the function."""
-    yield grade_exactly
+    yield judge_exactly
 
 
 def build_model(seed: int) -> Path:
@@ -61,6 +61,7 @@ DOMAIN = Domain(
     grader=open_grader,
     default_preset=PRESET.name,
     presets={PRESET.name: PRESET},
+    feedback_styles={HINT: "too high or too low, and the range where the answer is outside of it"},
     max_attempt_tokens=12,  # a well-formed answer takes 4 to 6
     build_model=build_model,
 )

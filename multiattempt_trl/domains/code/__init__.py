@@ -4,6 +4,7 @@ from multiattempt_trl.dialogue.prompts import PAPER, PromptPreset
 from multiattempt_trl.domains import Domain
 from multiattempt_trl.domains.code.data import BENCHMARKS, load_benchmark, load_train
 from multiattempt_trl.domains.code.grading import CodeGrader
+from multiattempt_trl.domains.code.remarks import STYLES
 
 PRESET = PromptPreset(
     name="code",
@@ -25,6 +26,7 @@ DOMAIN = Domain(
     load_benchmark=load_benchmark,
     benchmarks=tuple(BENCHMARKS),
     grader=CodeGrader,
+    feedback_styles=STYLES,
     default_preset=PRESET.name,
     presets={PRESET.name: PRESET},
 )

@@ -13,10 +13,11 @@ from threading import Lock
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
-from multiattempt_trl.dialogue.episode import Question, Verdict
+from multiattempt_trl.dialogue.episode import Judgement, Question, Verdict
 from multiattempt_trl.domains.code.confine import INSIDE, UNSAFE, Sandbox, empty_folder, kill
 from multiattempt_trl.domains.code.inside import judge, program
 from multiattempt_trl.domains.code.programs import MAX_PROGRAM, last_program
+from multiattempt_trl.domains.code.remarks import remarks
 from multiattempt_trl.domains.code.suites import Suite, statement_at
 from multiattempt_trl.graders.pool import default_workers
 
@@ -41,7 +42,7 @@ _FOUND: dict[str, tuple[Verdict, str]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grading:
-    """A verdict with all that is known of it; training sees the verdict alone."""
+    """A verdict with all that is known of it; training sees the verdict and what `remarks.py` makes of the rest."""
 
     verdict: Verdict
     reason: str
@@ -93,13 +94,23 @@ class CodeGrader:
         assert threads is not None
         threads.shutdown(cancel_futures=True)
 
-    def __call__(self, question: Question, response: str) -> Verdict:
-        """The scheduler's protocol `rollout.live.Grade`."""
+    def __call__(self, question: Question, response: str) -> Judgement:
+        """The scheduler's protocol `rollout.live.Grade`: the answer is the program."""
         return self.submit(question, response).result()
 
-    def submit(self, question: Question, response: str) -> Future[Verdict]:
+    def submit(self, question: Question, response: str) -> Future[Judgement]:
         """The same without waiting."""
-        return self._open().submit(lambda: self._judge(question.answer, response).verdict)
+
+        def judged() -> Judgement:
+            grading = self._judge(question.answer, response)
+            failed = grading.verdict is not Verdict.CORRECT
+            return Judgement(
+                verdict=grading.verdict,
+                remarks=remarks(grading.reason, grading.test, grading.error) if failed else {},
+                answer=last_program(response) or "",
+            )
+
+        return self._open().submit(judged)
 
     def grade(self, answer: str, response: str) -> Grading:
         """Judges a whole response by the tests that a question's answer holds. Raises `ValueError` for other text."""

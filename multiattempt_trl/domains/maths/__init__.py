@@ -2,6 +2,7 @@
 
 from multiattempt_trl.domains import Domain
 from multiattempt_trl.domains.maths.data import BENCHMARKS, load_benchmark, load_train
+from multiattempt_trl.graders.hints import HINT
 from multiattempt_trl.graders.math_verify import MathVerifyGrader
 
 DOMAIN = Domain(
@@ -10,5 +11,6 @@ DOMAIN = Domain(
     load_benchmark=load_benchmark,
     benchmarks=tuple(BENCHMARKS),
     grader=MathVerifyGrader,
+    feedback_styles={HINT: "the kind of error, where it can be told without the answer"},
     default_preset="paper",
 )

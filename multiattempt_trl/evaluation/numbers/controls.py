@@ -49,11 +49,13 @@ def answer_class(attempt: Attempt) -> str | None:
 
     Answers that are not correct are one class where they are one string once both are cleaned
     (`graders/normalisation.py`); that they be equal as mathematics is not asked, since it would take a worker for
-    each pair.
+    each pair. What a grader named itself, such as a program, is taken as it is.
     """
     if attempt.verdict is Verdict.CORRECT:
         return CORRECT
-    return _class(attempt.answer) if attempt.well_formed and attempt.answer is not None else None
+    if not attempt.well_formed or attempt.answer is None:
+        return None
+    return attempt.judged_answer or _class(attempt.answer)
 
 
 def count_votes(attempts: Iterable[Attempt]) -> Votes:
