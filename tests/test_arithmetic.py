@@ -170,7 +170,7 @@ def test_a_hint_takes_few_of_the_small_tokenizers_tokens() -> None:
         hint: renderer.more_tokens(plain, env.feedback_message(1, {"hint": hint}))
         for hint in ("Too high.", "Too low.", "Too high. At most 6.", "No boxed answer.")
     }
-    assert more == {"Too high.": 13, "Too low.": 12, "Too high. At most 6.": 26, "No boxed answer.": 17}
+    assert more == {"Too high.": 13, "Too low.": 12, "Too high. At most 6.": 21, "No boxed answer.": 15}
     # Five attempts of 12 tokens with the default bound fit the small model.
     whole = Dialogue(replace(env, budget=5), renderer, Limits(attempt=12, episode=60, context=512)).longest
     assert whole < 512

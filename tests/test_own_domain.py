@@ -8,7 +8,7 @@ from test_recipes import ROOT
 
 from multiattempt_trl.cli import main
 from multiattempt_trl.cli.arguments import Settings
-from multiattempt_trl.dialogue.episode import Verdict
+from multiattempt_trl.dialogue.episode import Judgement, Verdict
 from multiattempt_trl.domains import TrainRows, get_domain
 
 EXAMPLE = ROOT / "examples" / "word_puzzle"
@@ -39,7 +39,9 @@ def test_a_file_is_a_domain() -> None:
     peach = next(question for question in train if question.id == "peach")
     with domain.grader() as grade:
         said = [grade(peach, text) for text in (r"\boxed{peach}", r"\boxed{cheap}", r"\boxed{chepa}", "peach")]
+        other = grade(peach, r"\boxed{chair}")
     assert said == [Verdict.CORRECT, Verdict.CORRECT, Verdict.WRONG, Verdict.INVALID]
+    assert other == Judgement(verdict=Verdict.WRONG, remarks={"hint": "It has other letters."})
 
 
 def test_a_module_is_a_domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,8 +75,16 @@ def test_it_is_trained_and_evaluated_and_its_code_runs_only_where_it_is_named(
     monkeypatch.chdir(ROOT)
     recipe, folder = str(EXAMPLE / "grpo" / "multi_attempt.yaml"), tmp_path / "run"
     start = ["--model_name_or_path", str(tiny_model), "--output_dir", str(folder)]
-    main(["grpo", "--config", recipe, *start, *SMALL, *SHORT, *CPU])
-    assert Settings.of_model(folder).domain == "examples/word_puzzle/word_puzzle.py"
+    words = ["--feedback", "hint", "--count", "hidden", "--max_remark_tokens", "20"]
+    with pytest.raises(SystemExit):
+        main(["grpo", "--config", recipe, *start, *SMALL, *SHORT, *CPU, "--feedback", "hnt"])
+    assert "neither 'none', 'binary', 'hint' (whether the letters are others)" in capsys.readouterr().err
+    main(["grpo", "--config", recipe, *start, *SMALL, *SHORT, *CPU, *words])
+    settings = Settings.of_model(folder)
+    assert settings.domain == "examples/word_puzzle/word_puzzle.py"
+    assert (settings.feedback, settings.count, settings.max_remark_tokens) == ("hint", "hidden", 20)
+    asked = json.loads((folder / "eval" / "plan.json").read_text())
+    assert (asked["feedback"], asked["count"], asked["limits"]["remark"]) == ("hint", "hidden", 20)
     block = json.loads((folder / "eval" / "summary.json").read_text())["benchmarks"]["words"]
     assert (block["n"], set(block["accuracy"])) == (12, {"1", "2"})
     again = [
@@ -94,3 +104,7 @@ def test_it_is_trained_and_evaluated_and_its_code_runs_only_where_it_is_named(
     main([*again, "--domain", "examples/word_puzzle/word_puzzle.py"])
     other = json.loads((tmp_path / "again" / "eval" / "summary.json").read_text())["benchmarks"]["words"]
     assert other == block
+    told = ["--domain", "examples/word_puzzle/word_puzzle.py", "--eval_count", "shown", "--feedback", "binary"]
+    main([*again, *told, "--overwrite_output_dir", "true"])
+    asked = json.loads((tmp_path / "again" / "eval" / "plan.json").read_text())
+    assert (asked["feedback"], asked["count"], "remark" in asked["limits"]) == ("binary", "shown", False)

@@ -5,6 +5,7 @@ import gzip
 import json
 import re
 from base64 import b64decode, b64encode
+from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -14,7 +15,7 @@ import invented
 import pytest
 from invented import attempt, episode, plan
 
-from multiattempt_trl.dialogue.episode import Episode, Question
+from multiattempt_trl.dialogue.episode import Ending, Episode, Question
 from multiattempt_trl.dialogue.prompts import PAPER, PAPER_CODE, PromptPreset
 from multiattempt_trl.evaluation.pages import page, page_data, words
 from multiattempt_trl.evaluation.pages.page_data import PageData, shorten
@@ -175,6 +176,17 @@ def test_the_words_are_those_that_were_said(protocol: str, count: str, preset: P
         assert told["feedback"] == [played.feedback_message(used) for used in range(1, played.budget)]
         seen.add(run.name)
     assert seen == {*words.RUNS, "announced_1", "announced_2", "announced_3"}
+
+
+def test_a_remark_is_shown_as_it_was_said() -> None:
+    wrong = attempt("wrong")
+    hinted = replace(wrong, remarks={"hint": "Too high.", "error": "not said"})
+    played = Episode(question=FIRST, budget=3, attempts=(hinted, wrong, hinted), ending=Ending.EXHAUSTED)
+    index = unpack(page_data.page_data({"toy": {"main": [played]}}, plan(feedback="hint")).index)
+    left = "Try alternatives and refine your answer. You have 2 attempts left."
+    assert [row[5:] for row in index["attempts"][0]] == [[f"Your answer is wrong. Too high. {left}"], [], []]
+    plain = unpack(page_data.page_data({"toy": {"main": [played]}}, plan()).index)
+    assert [row[5:] for row in plain["attempts"][0]] == [[], [], []]
 
 
 # --- the page ------------------------------------------------------------------------------------------------------

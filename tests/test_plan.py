@@ -17,12 +17,13 @@ from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE, add_fused_lm_head
 
 from multiattempt_trl.cli import main
 from multiattempt_trl.cli.plan import make_plan, read_card
-from multiattempt_trl.cli.plan_inputs import FEEDBACK_TOKENS
+from multiattempt_trl.cli.plan_inputs import FEEDBACK_TOKENS, lengths
 from multiattempt_trl.dialogue.env import Environment
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.dialogue.prompts import get_preset
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.rollout.loading import load_tokenizer
+from multiattempt_trl.training.configs import MultiAttemptGRPOConfig
 from multiattempt_trl.training.planning import activations
 from multiattempt_trl.training.planning.activations import Precision
 from multiattempt_trl.training.planning.layout import Layout
@@ -200,6 +201,24 @@ def test_widths() -> None:
     assert LENGTHS.rollout == 4087 + 2999
     single = replace(LENGTHS, attempts=1, feedback=0)
     assert (single.last_prompt, single.rollout) == (960, 3960)
+
+
+def test_what_a_remark_may_take_is_counted() -> None:
+    told = {
+        "output_dir": "x",
+        "max_attempts": 5,
+        "max_completion_length": 100,
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+    }
+    plain = lengths(MultiAttemptGRPOConfig(**told), 4096, [])
+    hinted = lengths(MultiAttemptGRPOConfig(**told, feedback="hint", max_remark_tokens=50), 4096, notes := [])
+    assert (plain.feedback, plain.remark) == (4 * FEEDBACK_TOKENS, 0)
+    assert (hinted.feedback, hinted.remark) == (4 * (FEEDBACK_TOKENS + 50), 50)
+    assert f"a feedback has {FEEDBACK_TOKENS + 50} tokens" in notes
+    single = lengths(MultiAttemptGRPOConfig(**told | {"max_attempts": 1}, feedback="hint"), 4096, [])
+    assert (single.feedback, single.remark) == (0, 0)
 
 
 def test_a_feedback_of_the_paper_is_within_what_is_assumed(shared: Path) -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from random import Random
 
 from multiattempt_trl.dialogue.boxes import last_boxed
-from multiattempt_trl.dialogue.episode import Question, Verdict
+from multiattempt_trl.dialogue.episode import Judgement, Question, Verdict
 from multiattempt_trl.dialogue.prompts import PromptPreset
 from multiattempt_trl.domains import Domain, TrainRows
 from multiattempt_trl.rollout.live import Grade
@@ -48,13 +48,14 @@ def load_benchmark(name: str) -> list[Question]:
     return questions(WORDS[-HELD_OUT:])
 
 
-def grade(question: Question, response: str) -> Verdict:
+def grade(question: Question, response: str) -> Verdict | Judgement:
     """Any known word with the same letters counts: "peach" and "cheap" answer each other's question."""
     word = last_boxed(response)
     if word is None:
         return Verdict.INVALID
-    solves = word in WORDS and sorted(word) == sorted(question.answer)
-    return Verdict.CORRECT if solves else Verdict.WRONG
+    if sorted(word) != sorted(question.answer):
+        return Judgement(verdict=Verdict.WRONG, remarks={"hint": "It has other letters."})
+    return Verdict.CORRECT if word in WORDS else Verdict.WRONG
 
 
 @contextmanager
@@ -69,6 +70,7 @@ DOMAIN = Domain(
     load_benchmark=load_benchmark,
     benchmarks=("words",),
     grader=open_grader,
+    feedback_styles={"hint": "whether the letters are others"},
     default_preset=PRESET.name,
     presets={PRESET.name: PRESET},
 )

@@ -53,7 +53,9 @@ def make_plan(argv: list[str]) -> Plan:
         raise ValueError(f"for {layout.processes} processes: {error}") from error
     card = None if told.gpu is None else read_card(told.gpu)
     notes: list[str] = []
-    config = model_config(get_domain(task.domain), model_args)
+    domain = get_domain(task.domain)
+    domain.check_feedback(args.feedback)
+    config = model_config(domain, model_args)
     setup = with_vllm(to_setup(args, model_args, config, layout, notes), args, card, notes)
     mean_attempts, mean_tokens = mean_lengths(args, told, notes)
     schedule = Schedule.of(

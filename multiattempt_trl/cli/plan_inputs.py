@@ -6,6 +6,7 @@ from transformers import PreTrainedConfig
 from trl import ModelConfig, get_peft_config
 
 from multiattempt_trl.cli.arguments import TaskArguments
+from multiattempt_trl.dialogue.prompts import remark_styles
 from multiattempt_trl.domains import Domain, TrainRows, get_domain
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig
 from multiattempt_trl.training.planning.layout import Layout
@@ -140,14 +141,15 @@ def with_vllm(setup: Setup, args: MultiAttemptGRPOConfig, card: int | None, note
 
 def lengths(args: MultiAttemptGRPOConfig, context: int, notes: list[str]) -> Lengths:
     """The caps of a dialogue; adds what had to be assumed to `notes`."""
-    feedback = (args.max_attempts - 1) * FEEDBACK_TOKENS
+    remark = args.max_remark_tokens if remark_styles(args.feedback) and args.max_attempts > 1 else 0
+    feedback = (args.max_attempts - 1) * (FEEDBACK_TOKENS + remark)
     sampled = min(args.episode_tokens, args.max_attempts * args.max_completion_length)
     prompt = args.max_prompt_tokens
     if prompt is None:
         prompt = max(min(PROMPT_TOKENS, context - feedback - sampled), 1)
         notes.append(f"prompts have at most {prompt:,} tokens: max_prompt_tokens is not set")
     if feedback:
-        notes.append(f"a feedback has {FEEDBACK_TOKENS} tokens")
+        notes.append(f"a feedback has {FEEDBACK_TOKENS + remark} tokens")
     return Lengths(
         prompt=prompt,
         feedback=feedback,
@@ -155,6 +157,7 @@ def lengths(args: MultiAttemptGRPOConfig, context: int, notes: list[str]) -> Len
         attempt=args.max_completion_length,
         attempts=args.max_attempts,
         context=context,
+        remark=remark,
     )
 
 

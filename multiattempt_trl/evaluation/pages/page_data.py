@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from multiattempt_trl.dialogue.episode import Episode, Question
-from multiattempt_trl.evaluation.pages.words import PROBLEM, title, words
+from multiattempt_trl.evaluation.pages.words import PROBLEM, environment, title, words
 from multiattempt_trl.evaluation.protocols import EvalPlan
 
 Evaluation = Mapping[str, Mapping[str, Sequence[Episode]]]
@@ -128,17 +128,23 @@ def _index(rows: Sequence[tuple[str, Episode]], plan: EvalPlan, starts: Sequence
         "budgets": [episode.budget for _, episode in rows],
         "sample": [episode.sample for _, episode in rows],
         "ending": [episode.ending.value for _, episode in rows],
-        "attempts": [list(_attempts(episode)) for _, episode in rows],
+        "attempts": [list(_attempts(episode, plan, run)) for run, episode in rows],
     }
 
 
-def _attempts(episode: Episode) -> Iterator[list[Any]]:
-    """[verdict, tokens, finish reason, answer, the earlier attempt that gave it already or 0] of each attempt."""
+def _attempts(episode: Episode, plan: EvalPlan, run: str) -> Iterator[list[Any]]:
+    """[verdict, tokens, finish reason, answer, the earlier attempt that gave it already or 0] of each attempt.
+
+    Where the feedback to it said a remark, its words are the sixth.
+    """
+    env = environment(plan, run, episode.budget)
     answers = [attempt.answer for attempt in episode.attempts]
     for k, (attempt, answer) in enumerate(zip(episode.attempts, answers, strict=True)):
         again = answers.index(answer) + 1 if answer is not None and answer in answers[:k] else 0
         shown = answer if answer is None else answer[:ANSWER]
-        yield [attempt.verdict.value, attempt.tokens, attempt.finish_reason, shown, again]
+        remarked = k + 1 < len(answers) and any(attempt.remarks.get(style) for style in env.remark_styles)
+        said = [env.feedback_message(k + 1, attempt.remarks)["content"]] if remarked else []
+        yield [attempt.verdict.value, attempt.tokens, attempt.finish_reason, shown, again, *said]
 
 
 def _identity(question: Question) -> tuple[str, ...]:

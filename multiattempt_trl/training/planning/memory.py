@@ -17,11 +17,13 @@ class Lengths:
 
     prompt: int
     feedback: int
-    """Of all attempts together."""
+    """Of all attempts together, remarks included."""
     sampled: int
     attempt: int
     attempts: int
     context: int
+    remark: int = 0
+    """What may be said in one feedback beyond the verdict, or may be missing."""
 
     @property
     def trained(self) -> int:

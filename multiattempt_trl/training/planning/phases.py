@@ -145,7 +145,7 @@ def _paged_rollout(setup: Setup, memory_gib: float) -> dict[str, int]:
         itemsize=setup.precision.compute,
     )  # fmt: skip
     longest = min(lengths.trained, lengths.context)
-    feedback = lengths.feedback // max(lengths.attempts - 1, 1)
+    feedback = lengths.feedback // max(lengths.attempts - 1, 1) - lengths.remark
     paging = Paging.of(
         shape, by_row=True, longest=[longest] * setup.rollout_rows, feedback=feedback, memory_gib=memory_gib
     )

@@ -45,10 +45,11 @@ class Dialogues {
     return this.index.attempts[i].reduce((sum, [, tokens]) => sum + tokens, 0);
   }
 
-  /** What the model was told: {first: messages, feedback: messages}, with the problem put in. */
+  /** What the model was told: {first: messages, feedback: messages}, with the problem and the remarks put in. */
   words(i) {
-    const { first, feedback } = this.index.words[`${this.run(i).name} ${this.index.budgets[i]}`];
+    const { first, feedback: plain } = this.index.words[`${this.run(i).name} ${this.index.budgets[i]}`];
     const problem = this.question(i).problem;
+    const feedback = plain.map(({ role, content }, k) => ({ role, content: this.index.attempts[i][k]?.[5] ?? content }));
     const fill = ({ role, content }) => ({ role, content: content.split(this.index.mark).join(problem) });
     return { first: first.map(fill), feedback: feedback.map(fill) };
   }
