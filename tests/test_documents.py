@@ -14,6 +14,7 @@ from trl.trainer import grpo_trainer
 from multiattempt_trl.cli import main
 from multiattempt_trl.cli.reproduce import ARMS
 from multiattempt_trl.dialogue.episode import Question, Verdict
+from multiattempt_trl.domains import get_domain
 from multiattempt_trl.domains.arithmetic import PRESET
 from multiattempt_trl.graders.math_verify import MathVerifyGrader
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig
@@ -170,8 +171,10 @@ def test_fields_of_the_summary(folder: Path) -> None:
 def test_fields_of_an_episode(folder: Path) -> None:
     lines = (folder / "eval" / "episodes.jsonl").read_text(encoding="utf-8").splitlines()
     assert {json.loads(line)["run"] for line in lines} >= {"main", "independent", "base", "announced_1"}
+    styles = set(get_domain("arithmetic").feedback_styles)  # names, not fields
+    assert styles == {"hint"}
     for line in lines:
-        assert set(fields(json.loads(line))) == set(rows(FIELDS["eval/episodes.jsonl"]))
+        assert set(fields(json.loads(line))) - styles == set(rows(FIELDS["eval/episodes.jsonl"]))
 
 
 def test_fields_of_the_settings(folder: Path) -> None:

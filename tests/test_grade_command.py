@@ -55,7 +55,10 @@ def lines(text: bytes) -> list[dict[str, Any]]:
         (["--gold", r"\frac12", "--answer", "0.5"], r"correct: same number \(stage number, 0\.\d{4} s\)"),
         (["--gold", "5", "--answer", "6"], r"wrong: different number \(stage number, .*\)"),
         (["--gold", "5", "--response", r"so \boxed{5}."], r"correct: same text \(stage string, .*\)"),
-        (["--gold", "5", "--response", r"\boxed{5} or \boxed{6"], r"invalid: no box \(stage box, .*\)"),
+        (
+            ["--gold", "5", "--response", r"\boxed{5} or \boxed{6"],
+            r"invalid: no box \(stage box, .*\); hint: No boxed answer .*",
+        ),
         (["--gold", SYMBOLIC["gold"], "--answer", SYMBOLIC["pred"]], r"correct: equal \(stage math_verify, .*\)"),
         (["--gold", r"-\frac12", "--answer", "-0.5"], r"correct: same number .*"),
         (["--gold", "5", "--answer", "5<|im_end|>"], r"wrong: special token \(.*\); shows special_tokens"),
