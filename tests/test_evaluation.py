@@ -128,7 +128,7 @@ def test_seeds_of_a_run_do_not_depend_on_its_neighbours() -> None:
         ({"independent": 2}, "pass@3 needs at least 3"),
         ({"independent": -3}, "at least K, got -3"),
         ({"independent_sampling": Sampling(temperature=0)}, "temperature above 0"),
-        ({"feedback": "binray"}, "neither 'none', 'binary'"),
+        ({"feedback": "No. {0}"}, "unknown field '0'"),
         ({"probes": ("false_fedback",)}, "probe 'false_fedback' is unknown; choose among false_feedback"),
         ({"probes": ("false_feedback",), "budget": 1}, "at least 2 attempts"),
     ],

@@ -19,6 +19,7 @@ from multiattempt_trl.dialogue.remarks import MAX_CHARACTERS, cut, feedback_toke
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.domains.arithmetic import PRESET as ARITHMETIC
 from multiattempt_trl.domains.arithmetic.tokenizer import build_tokenizer
+from multiattempt_trl.evaluation.numbers.controls import count_votes
 from multiattempt_trl.rollout.live import Dialogue
 from multiattempt_trl.rollout.play import play
 from multiattempt_trl.rollout.requests import GenRequest, GenResult
@@ -117,6 +118,14 @@ def test_repeats_of_what_the_grader_took() -> None:
     attempts = tuple(attempt(response=f"{n}", judged_answer=program) for n, program in enumerate(programs))
     episode = Episode(question=QUESTION, budget=4, attempts=attempts, ending=Ending.EXHAUSTED)
     assert [episode.repeats(k) for k in (1, 2, 3, 4)] == [False, False, True, False]
+
+
+def test_programs_vote_letter_for_letter() -> None:
+    long = "#" * 5_000
+    programs = [f"{long}\nx = 1\n", f"{long}\nx = 2\n", f"{long}\nx = 1\n", "x = 1 . 0", "x = 1.0", ""]
+    votes = count_votes(attempt(judged_answer=program) for program in programs)
+    # An answer in mathematics is read for its first characters only, and without its spaces.
+    assert (votes.correct, votes.others, votes.silent) == (0, (2, 1, 1, 1), 1)
 
 
 def test_a_file_keeps_remarks_and_answer_and_older_files_have_none() -> None:
