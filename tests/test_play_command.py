@@ -369,7 +369,7 @@ class TestCommand:
             (["--temperature", "-1"], r"temperature must be at least 0 \(0 is greedy\), got -1"),
             (["--max_attempt_tokens", "0"], "max_attempt_tokens must be at least 1, got 0"),
             (["--max_episode_tokens", "0"], "token limit must be at least 1, got 0"),
-            (["--feedback", "binry"], "feedback 'binry' is neither 'none', 'binary' nor a sentence"),
+            (["--feedback", "binry"], "feedback 'binry' is neither 'none', 'binary', 'hint' "),
             (["--prompt_preset", "x"], "prompt_preset 'x' is unknown"),
             (["--domain", "chess"], "domain 'chess' is unknown"),
             (["--chat_template", "x"], "chat_template 'x' is neither a file nor"),

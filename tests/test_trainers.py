@@ -363,8 +363,9 @@ class TestRefusals:
         [
             ({"max_attempts": 0}, "max_attempts must be at least 1, got 0"),
             ({"budget_draw": "random"}, "one of uniform, fixed, per_sample, got 'random'"),
-            ({"feedback": "hint"}, "neither 'none', 'binary' nor a sentence"),
-            ({"feedback": "You have {tries} left."}, "unknown field 'tries'"),
+            ({"feedback": "No. {0}"}, "unknown field '0'"),
+            ({"count": "guessed"}, "count 'guessed' is unknown; choose one of shown, hidden, wrong"),
+            ({"max_remark_tokens": 0}, "max_remark_tokens must be at least 1, got 0"),
             ({"credit": "magic"}, "credit must be one of"),
             ({"single_attempt_share": 1.0}, r"single_attempt_share must be in \[0, 1\), got 1.0"),
             ({"credit": "attempt"}, "PPO has not"),
