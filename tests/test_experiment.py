@@ -94,7 +94,9 @@ CELLS: dict[str, Any] = {
 
 
 def test_the_recipes_are_visited() -> None:
-    assert {path.stem for path in EXPERIMENTS} == {"attempts", "budget_draw", "credit", "degradation", "refinement"}
+    assert {path.stem for path in EXPERIMENTS} == {
+        *("attempts", "budget_draw", "count", "credit", "degradation", "feedback", "refinement")
+    }
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
