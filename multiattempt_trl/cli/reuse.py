@@ -16,21 +16,24 @@ Essence = dict[str, Any]
 
 
 def essence(identity: dict[str, Any], start: Essence | None) -> Essence:
-    """What decides the result of a run: its command and recipe, without the names of its experiment's folders.
+    """What decides the result of a run: its command and what its recipe says, without where either stands.
 
     Args:
         identity: what `COMMAND_FILE` holds.
         start: the essence of the run whose model it starts from, which takes the place of that model's path.
 
-    >>> essence({"command": ["ppo", "--seed", "0", "--output_dir", "out/seed0/a"], "recipe": None}, None)
-    {'command': ['ppo', '--seed', '0'], 'recipe': None}
+    >>> command = ["ppo", "--config", "a.yaml", "--seed", "0", "--output_dir", "out/seed0/a"]
+    >>> essence({"command": command, "recipe": {"lam": 0.99, "output_dir": "out/a"}}, None)
+    {'command': ['ppo', '--seed', '0'], 'recipe': {'lam': 0.99}}
     """
     words: list[Any] = list(identity["command"])
-    place = words.index("--output_dir")
-    del words[place : place + 2]
+    for place in ("--output_dir", "--config"):
+        if place in words:
+            del words[words.index(place) : words.index(place) + 2]
     if start is not None:
         words[_model(words)] = start
-    return {"command": words, "recipe": identity["recipe"]}
+    recipe = {name: value for name, value in (identity["recipe"] or {}).items() if name != "output_dir"}
+    return {"command": words, "recipe": recipe}
 
 
 def saved_essence(folder: Path) -> Essence | None:
