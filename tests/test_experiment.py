@@ -128,7 +128,7 @@ def test_a_grid_is_every_combination_below_the_named_cells(tmp_path: Path, recip
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seedz": [1]}, "unknown key 'seedz'; an experiment has recipe, seeds, set, cells, grid, show"),
+        ({"seedz": [1]}, "unknown key 'seedz'; an experiment has recipe, seeds, set, cells, grid, against, show"),
         ({"seeds": [1, 1]}, "seeds must be distinct"),
         ({"seeds": "all"}, "seeds must be a list of integers, got 'all'"),
         ({"cells": {}}, "has no cell"),
@@ -143,7 +143,8 @@ def test_a_grid_is_every_combination_below_the_named_cells(tmp_path: Path, recip
         ({"cells": {"a": {}, "b": {"tokens_of": "a", "max_steps": 8}}}, "cell 'b': tokens_of decides the steps"),
         ({"cells": {"a": {"train": False, "credit": "terminal"}}}, "cell 'a': it trains nothing, and 'credit'"),
         ({"recipe": "no/where.yaml"}, "there is no recipe 'no/where.yaml'"),
-        ({"show": "refinement"}, "show must be a list of names of numbers, got 'refinement'"),
+        ({"show": "refinement"}, "show must be a list of names, got 'refinement'"),
+        ({"against": ["b"]}, "against 'b': there is no such cell"),
         ({"grid": {"max_attempts": 3}}, "grid: max_attempts must be a list of values, got 3"),
     ],
 )
@@ -432,18 +433,19 @@ def test_a_small_experiment_from_beginning_to_end(
     assert "solved, %, mean of 1 seed" in shown.out
     results = json.loads((output / "results.json").read_text(encoding="utf-8"))
     assert list(results["cells"]) == ["two", "start"]
-    assert results["reference"] == "two"
+    assert list(results["differences"]) == ["two"]
     assert results["cells"]["two"]["sampled_tokens"]["0"] > 0
     assert results["cells"]["start"]["sampled_tokens"]["0"] is None
-    assert set(results["differences"]["start"]["over_seeds"]) == {"1", "2"}
-    assert results["differences"]["start"]["over_questions"]["2"]["questions"] == 4
+    assert set(results["differences"]["two"]["start"]["over_seeds"]) == {"1", "2"}
+    assert results["differences"]["two"]["start"]["over_questions"]["2"]["questions"] == 4
     assert (output / "accuracy_by_attempt.png").is_file()
     main(command)
     assert "seed 0: two is done already" in capsys.readouterr().err
 
 
 def test_numbers_over_seeds(tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plans, seeds = plans_of(written(tmp_path, recipe=str(recipe), seeds=[0, 1], cells={"a": {}, "b": {}}))
+    path = written(tmp_path, recipe=str(recipe), seeds=[0, 1], cells={"a": {}, "b": {}}, against=["a", "b"])
+    plans, seeds = plans_of(path)
     accuracy = {("a", 0): 0.2, ("a", 1): 0.4, ("b", 0): 0.3, ("b", 1): 0.7}
     monkeypatch.setattr(Run, "block", lambda run: {"accuracy": {"1": accuracy[run.folder.name, run.command_seed]}})
     monkeypatch.setattr(Run, "command_seed", property(lambda run: int(run.folder.parent.name[4:])), raising=False)
@@ -453,18 +455,21 @@ def test_numbers_over_seeds(tmp_path: Path, recipe: Path, monkeypatch: pytest.Mo
         lambda runs: {"1": {"set": shares[runs[0].folder.name]}},
     )
     runs = [(plan, {seed: plan.run(seed, tmp_path) for seed in seeds}) for plan in plans]
-    results = write_results("small", runs, tmp_path)
-    difference = results["differences"]["b"]["over_seeds"]["1"]
+    results = write_results(Experiment.read(path), runs, tmp_path)
+    assert {reference: list(of) for reference, of in results["differences"].items()} == {"a": ["b"], "b": ["a"]}
+    assert results["differences"]["b"]["a"]["over_seeds"]["1"]["mean"] == pytest.approx(-0.2)
+    difference = results["differences"]["a"]["b"]["over_seeds"]["1"]
     assert difference["seeds"] == pytest.approx({"0": 0.1, "1": 0.3})
     assert difference["mean"] == pytest.approx(0.2)
     # s = 0.1414, 12.706 x 0.1414 / sqrt(2) = 1.2706.
     assert difference["ci95"] == pytest.approx((0.2 - 1.2706, 0.2 + 1.2706))
-    assert results["differences"]["b"]["over_questions"]["1"]["mean"] == pytest.approx(0.5)
+    assert results["differences"]["a"]["b"]["over_questions"]["1"]["mean"] == pytest.approx(0.5)
     console = Console(record=True, width=100)
     print_results(results, console)
     text = console.export_text()
     assert "50.0 ±254.1" in text
     assert "+20.0 ±127.1" in text
+    assert "-20.0 ±127.1" in text
 
 
 def test_numbers_that_the_file_asks_for(tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -491,13 +496,13 @@ def test_numbers_that_the_file_asks_for(tmp_path: Path, recipe: Path, monkeypatc
         runs[0][1][seed].folder.mkdir(parents=True)
         lines = [{"sampled_tokens_total": n, "advantage/std": 9.0 if n < 2 else n + seed} for n in range(4)]
         (runs[0][1][seed].folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    results = write_results("small", runs, tmp_path, show)
+    results = write_results(Experiment.read(path), runs, tmp_path)
     a, b = (results["cells"][name]["shown"] for name in "ab")
     assert list(b) == ["refinement.shares.refined", "refinement.shares.chance", "announced.1", "mean_tokens"]
     assert list(a) == [*b, "advantage/std"]
     assert a["advantage/std"]["seeds"] == {"0": 2.5, "1": 3.5}
     assert b["refinement.shares.chance"]["mean"] == pytest.approx(0.5)
-    difference = results["differences"]["b"]["shown"]["refinement.shares.chance"]
+    difference = results["differences"]["a"]["b"]["shown"]["refinement.shares.chance"]
     assert difference["seeds"] == pytest.approx({"0": 0.1, "1": 0.3})
     assert difference["ci95"] == pytest.approx((0.2 - 1.2706, 0.2 + 1.2706))
     assert json.loads((tmp_path / "results.json").read_text())["cells"]["a"]["shown"] == json.loads(json.dumps(a))

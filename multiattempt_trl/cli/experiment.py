@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
     with quiet_end():
         runs = run_cells(plans, experiment.seeds, output, runner, arguments.runs_at_once)
     cells = [(plan, runs[plan.cell.name]) for plan in plans]
-    results = write_results(experiment.name, cells, output, experiment.show)
+    results = write_results(experiment, cells, output)
     print_results(results)
     console.print(f"Figure: {output / FIGURE_FILE}", markup=False, highlight=False)
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 import yaml
 
 ALGORITHMS = ("ppo", "grpo")
-KEYS = ("recipe", "seeds", "set", "cells", "grid", "show")
+KEYS = ("recipe", "seeds", "set", "cells", "grid", "against", "show")
 OF_THE_RUNNER = ("seed", "output_dir", "model_name_or_path", "resume_from_checkpoint", "config")
 """Fields that the runner gives itself; a model is named in the recipe, or is another cell's."""
 NAME = re.compile(r"[\w][\w .,=+-]*")
@@ -65,11 +65,13 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Cells, each to be run with every seed; the first one is what the others are held against."""
+    """Cells, each to be run with every seed, and which of them the others are held against."""
 
     name: str
     seeds: tuple[int, ...]
     cells: tuple[Cell, ...]
+    against: tuple[str, ...] = ()
+    """Names of the cells that the others are held against; where there is none, the first."""
     show: tuple[str, ...] = ()
     """Names of further numbers for the results (`experiment_shown.numbers`)."""
 
@@ -86,6 +88,12 @@ class Experiment:
                 if named is not None and (named not in above or not above[named].train):
                     raise ValueError(f"cell {cell.name!r}: {key} {named!r} is no trained cell above it")
             above[cell.name] = cell
+        if unknown := [name for name in self.against if name not in above]:
+            raise ValueError(f"against {unknown[0]!r}: there is no such cell")
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        return self.against or (self.cells[0].name,)
 
     @classmethod
     def read(cls, path: Path, seeds: tuple[int, ...] | None = None) -> Self:
@@ -105,10 +113,8 @@ class Experiment:
         given = content.get("seeds", [0, 1, 2])
         if not isinstance(given, list) or any(type(seed) is not int for seed in given):
             raise ValueError(f"{path}: seeds must be a list of integers, got {given!r}")
-        show = content.get("show", [])
-        if not isinstance(show, list) or not all(isinstance(name, str) for name in show):
-            raise ValueError(f"{path}: show must be a list of names of numbers, got {show!r}")
-        return cls(name=path.stem, seeds=seeds or tuple(given), cells=tuple(cells), show=tuple(show))
+        against, show = (_names(content.get(key, []), f"{path}: {key}") for key in ("against", "show"))
+        return cls(name=path.stem, seeds=seeds or tuple(given), cells=tuple(cells), against=against, show=show)
 
 
 def words(options: Mapping[str, Any]) -> list[str]:
@@ -157,6 +163,12 @@ def _load(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
+
+
+def _names(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{where} must be a list of names, got {value!r}")
+    return tuple(value)
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:

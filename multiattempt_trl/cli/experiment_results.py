@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from multiattempt_trl.cli.experiment_file import Experiment
 from multiattempt_trl.cli.experiment_plan import CellPlan
 from multiattempt_trl.cli.experiment_shown import minus, numbers, over_seeds, print_shown
 from multiattempt_trl.cli.runs import Run, sampled_tokens
 from multiattempt_trl.evaluation.files import write_json
-from multiattempt_trl.evaluation.numbers.bootstrap import Difference, paired_difference
+from multiattempt_trl.evaluation.numbers.bootstrap import paired_difference
 from multiattempt_trl.evaluation.numbers.seeds import over_seeds_interval
 from multiattempt_trl.evaluation.numbers.shares import Shares, main_by_attempts, solved_shares
 from multiattempt_trl.evaluation.numbers.statistics import Block
@@ -26,44 +27,50 @@ from multiattempt_trl.evaluation.results import Saved
 RESULTS_FILE, FIGURE_FILE = "results.json", "accuracy_by_attempt.png"
 
 ByK = dict[str, Any]
+SharesByK = dict[str, dict[str, Shares]]
 Runs = Mapping[int, Run]
 """Seed -> run, of one cell."""
 
 
-def write_results(
-    name: str, cells: Sequence[tuple[CellPlan, Runs]], folder: Path, show: Sequence[str] = ()
-) -> dict[str, Any]:
+def write_results(experiment: Experiment, cells: Sequence[tuple[CellPlan, Runs]], folder: Path) -> dict[str, Any]:
     """Writes `results.json` and the figure; returns what stands in the former.
 
-    All cells have all seeds, and their runs are done. The first cell is what the others are held against. `show`
-    names further numbers.
+    All cells have all seeds, and their runs are done.
     """
-    first = cells[0][0].cell.name
-    shown = {plan.cell.name: {seed: numbers(run, show) for seed, run in runs.items()} for plan, runs in cells}
+    runs_of = {plan.cell.name: runs for plan, runs in cells}
+    shown = {
+        name: {seed: numbers(run, experiment.show) for seed, run in runs.items()} for name, runs in runs_of.items()
+    }
+    shares = {name: _shares(runs) for name, runs in runs_of.items()}
     results = {
-        "experiment": name,
+        "experiment": experiment.name,
         "versions": versions(),
-        "seeds": list(cells[0][1]),
-        "reference": first,
-        "show": list(show),
+        "seeds": list(experiment.seeds),
+        "show": list(experiment.show),
         "cells": {
             plan.cell.name: _cell(plan, runs) | {"shown": over_seeds(shown[plan.cell.name])} for plan, runs in cells
         },
         "differences": {
-            plan.cell.name: _differences(cells[0][1], runs) | {"shown": minus(shown[first], shown[plan.cell.name])}
-            for plan, runs in cells[1:]
+            reference: {
+                name: _over_seeds(runs_of[reference], runs)
+                | {"over_questions": _over_questions(shares[reference], shares[name])}
+                | {"shown": minus(shown[reference], shown[name])}
+                for name, runs in runs_of.items()
+                if name != reference
+            }
+            for reference in experiment.references
         },
     }
     write_json(folder / RESULTS_FILE, results)
     seeds = len(results["seeds"])
     reach = f"mean of {seeds} seeds, 95 % interval over seeds" if seeds > 1 else "one seed"
-    draw_accuracy_by_attempt(_series(results), folder / FIGURE_FILE, title=f"{name}: {reach}")
+    draw_accuracy_by_attempt(_series(results), folder / FIGURE_FILE, title=f"{experiment.name}: {reach}")
     return results
 
 
 def print_results(results: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints accuracy by attempt in percent, under it the difference to the first cell, both with ± over seeds."""
-    seeds, first = len(results["seeds"]), results["reference"]
+    """Prints accuracy by attempt in percent, under it the differences to the references, all with ± over seeds."""
+    seeds = len(results["seeds"])
     title = f"{results['experiment']}: solved, %, mean of {seeds} seed{'s' if seeds > 1 else ''}"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("within k =", overflow="fold")
@@ -76,9 +83,10 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
         sampled = f"{round(fmean(tokens)):,}" if tokens else ""
         # As Text: a name may hold brackets.
         table.add_row(Text(name), *(_shown(cell["accuracy"].get(k)) for k in ks), sampled, style="bold")
-        if name in results["differences"]:
-            over = results["differences"][name]["over_seeds"]
-            table.add_row(Text(f" - {first}"), *(_shown(over.get(k), sign="+") for k in ks), style="dim")
+        for reference, of in results["differences"].items():
+            if name in of:
+                over = of[name]["over_seeds"]
+                table.add_row(Text(f" - {reference}"), *(_shown(over.get(k), sign="+") for k in ks), style="dim")
     console = console or Console()
     console.print(table)
     print_shown(results, console)
@@ -112,22 +120,21 @@ def _curve(curves: Sequence[Mapping[str, float]]) -> ByK:
     return {k: asdict(over_seeds_interval([curve[k] for curve in curves])) for k in ks}
 
 
-def _differences(first: Runs, other: Runs) -> dict[str, ByK]:
-    """Other minus first by attempts: over seeds, each paired with itself; and over questions, averaged over seeds."""
-    pairs = [(first[seed].block()["accuracy"], run.block()["accuracy"]) for seed, run in other.items()]
+def _over_seeds(reference: Runs, other: Runs) -> dict[str, ByK]:
+    """Other minus reference by attempts, each seed paired with itself."""
+    pairs = [(reference[seed].block()["accuracy"], run.block()["accuracy"]) for seed, run in other.items()]
     by_seed = [{k: b[k] - a[k] for k in b if k in a} for a, b in pairs]
-    a, b = _shares(first), _shares(other)
-    questions: dict[str, Difference] = {k: paired_difference(a[k], b[k]) for k in b if k in a}
-    return {
-        "over_seeds": {
-            k: number | {"seeds": {str(seed): of[k] for seed, of in zip(other, by_seed, strict=True)}}
-            for k, number in _curve(by_seed).items()
-        },
-        "over_questions": {k: asdict(difference) for k, difference in questions.items()},
-    }
+    curve = _curve(by_seed).items()
+    seeds = {k: {str(seed): of[k] for seed, of in zip(other, by_seed, strict=True)} for k, _ in curve}
+    return {"over_seeds": {k: number | {"seeds": seeds[k]} for k, number in curve}}
 
 
-def _shares(runs: Runs) -> dict[str, dict[str, Shares]]:
+def _over_questions(reference: SharesByK, other: SharesByK) -> ByK:
+    """Other minus reference by attempts, each question with its mean over seeds paired with itself."""
+    return {k: asdict(paired_difference(reference[k], other[k])) for k in other if k in reference}
+
+
+def _shares(runs: Runs) -> SharesByK:
     """Attempts -> benchmark -> question -> the share of its dialogues solved within them, averaged over seeds."""
     of_seeds: dict[str, dict[str, dict[str, list[float]]]] = {}
     for run in runs.values():

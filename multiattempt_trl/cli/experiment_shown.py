@@ -66,19 +66,21 @@ def minus(first: BySeed, other: BySeed) -> Shown:
 
 
 def print_shown(results: Mapping[str, Any], console: Console) -> None:
-    """Prints each number that was asked for: the cells that have it, beside it the difference to the first cell."""
-    cells, first = results["cells"], results["reference"]
+    """Prints each number that was asked for: the cells that have it, beside it the differences to the references."""
+    cells, differences = results["cells"], results["differences"]
     names = list(dict.fromkeys(name for cell in cells.values() for name in cell["shown"]))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("mean over seeds", overflow="fold")
     table.add_column(justify="right", no_wrap=True)
-    table.add_column(Text(f"- {first}"), justify="right")
+    for reference in differences:
+        table.add_column(Text(f"- {reference}"), justify="right")
     for name in names:
         table.add_row(Text(name), style="bold")
         for label, cell in cells.items():
             if name in cell["shown"]:
-                difference = results["differences"].get(label, {"shown": {}})["shown"].get(name)
-                table.add_row(Text(f"  {label}"), _written(cell["shown"][name]), _written(difference, "+"))
+                minus_each = [of.get(label, {"shown": {}})["shown"].get(name) for of in differences.values()]
+                written = [_written(difference, "+") for difference in minus_each]
+                table.add_row(Text(f"  {label}"), _written(cell["shown"][name]), *written)
     if names:
         console.print(table)
     for name in results["show"]:
