@@ -34,8 +34,8 @@ def shared() -> Path:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained arithmetic model and its tokenizer."""
     from multiattempt_trl.domains.arithmetic import PRESET
-    from multiattempt_trl.domains.arithmetic.model import build_model
     from multiattempt_trl.domains.arithmetic.tokenizer import build_tokenizer
+    from multiattempt_trl.domains.small_model import build_model
 
     folder = tmp_path_factory.mktemp("tiny") / "model"
     tokenizer = build_tokenizer(PRESET)

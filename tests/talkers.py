@@ -15,9 +15,9 @@ from multiattempt_trl.dialogue.episode import Episode, Question, Verdict
 from multiattempt_trl.dialogue.prompts import PAPER_CODE
 from multiattempt_trl.dialogue.rendering import Renderer
 from multiattempt_trl.domains.arithmetic import PRESET
-from multiattempt_trl.domains.arithmetic.model import build_model
-from multiattempt_trl.domains.arithmetic.questions import questions
-from multiattempt_trl.domains.arithmetic.tokenizer import ANSWER, build_tokenizer
+from multiattempt_trl.domains.arithmetic.questions import ANSWER, questions
+from multiattempt_trl.domains.arithmetic.tokenizer import build_tokenizer
+from multiattempt_trl.domains.small_model import build_model
 from multiattempt_trl.rollout.loading import load_tokenizer
 from multiattempt_trl.rollout.play import play
 from multiattempt_trl.rollout.requests import GenRequest, GenResult

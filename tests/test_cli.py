@@ -145,9 +145,9 @@ def test_benchmarks_are_named_once_and_cut_to_the_limit() -> None:
 def test_reproduce_does_not_take_another_run_for_its_own(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from multiattempt_trl.domains.arithmetic import warm_start
+    from multiattempt_trl.domains import warm_start
 
-    monkeypatch.setattr(warm_start, "build_warm_start", lambda seed: tiny_model)
+    monkeypatch.setattr(warm_start, "build_warm_start", lambda course, seed: tiny_model)
     arm = tmp_path / "seed0" / "warm_start"
     (arm / "eval").mkdir(parents=True)
     (arm / "eval" / "summary.json").write_text("{}")

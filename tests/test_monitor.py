@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from training_arguments import arguments, grade_by_length, logged, train_set
 
-from multiattempt_trl.domains.arithmetic import DOMAIN, PRESET
-from multiattempt_trl.domains.arithmetic.warm_start import WarmStart, build_warm_start
+from multiattempt_trl.domains.arithmetic import COURSE, DOMAIN, PRESET
+from multiattempt_trl.domains.warm_start import build_warm_start
 from multiattempt_trl.training import windows
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig
 from multiattempt_trl.training.grpo_trainer import MultiAttemptGRPOTrainer
@@ -305,7 +305,7 @@ class TestRealRuns:
 
     @pytest.fixture(scope="class")
     def warm(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return build_warm_start(0, tmp_path_factory.mktemp("warm"), WarmStart())
+        return build_warm_start(COURSE, 0, tmp_path_factory.mktemp("warm"))
 
     def train(self, folder: Path, model: Path, **overrides: Any) -> None:
         options = {

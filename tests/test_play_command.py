@@ -350,9 +350,9 @@ class TestCommand:
     def test_without_a_model_the_domains_own_is_asked(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        from multiattempt_trl.domains.arithmetic import warm_start
+        from multiattempt_trl.domains import warm_start
 
-        monkeypatch.setattr(warm_start, "build_warm_start", lambda seed: folder)
+        monkeypatch.setattr(warm_start, "build_warm_start", lambda course, seed: folder)
         monkeypatch.setattr("sys.stdin", io.StringIO(""))
         main(["play", "--domain", "arithmetic", "--benchmark", "arithmetic-validation", "--question", "0"])
         assert questions("validation")[0].problem in capsys.readouterr().out

@@ -67,14 +67,9 @@ def model_config(domain: Domain, model_args: ModelConfig) -> PreTrainedConfig:
             revision=model_args.model_revision,
             trust_remote_code=getattr(model_args, "trust_remote_code", False),
         )
-    if domain.name != "arithmetic":
+    if domain.model_config is None:
         raise ValueError(f"domain {domain.name!r} has no model of its own: set --model_name_or_path")
-    # Its architecture is known without making the warm start, which trains it.
-    from multiattempt_trl.domains.arithmetic import PRESET
-    from multiattempt_trl.domains.arithmetic.model import build_config
-    from multiattempt_trl.domains.arithmetic.tokenizer import build_tokenizer
-
-    return build_config(build_tokenizer(PRESET))
+    return domain.model_config()
 
 
 def to_setup(

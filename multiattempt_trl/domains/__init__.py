@@ -8,10 +8,14 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.dialogue.prompts import PromptPreset, check_feedback, get_preset
 from multiattempt_trl.rollout.live import Grade
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +76,8 @@ class Domain:
     """Cap on one attempt in evaluation, for a model whose training left no settings; None for the episode's cap."""
     build_model: Callable[[int], Path] | None = None
     """Makes (or finds in its cache) the model to start from, for a seed; None where a model must be named."""
+    model_config: "Callable[[], PreTrainedConfig] | None" = None
+    """Its architecture, known without making it: what `multiattempt plan` counts with."""
 
     def preset(self, name: str | None) -> PromptPreset:
         """The preset of that name, the domain's default for None; raises `ValueError` that lists the known ones."""

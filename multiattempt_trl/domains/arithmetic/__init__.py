@@ -1,15 +1,20 @@
 """Arithmetic without a data set: gcd and remainder questions, and a small model that is made for them on the spot."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
 
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.dialogue.prompts import PAPER, PromptPreset
 from multiattempt_trl.domains import Domain, TrainRows
 from multiattempt_trl.domains.arithmetic.grading import HINT, judge_exactly
-from multiattempt_trl.domains.arithmetic.questions import Split, questions
+from multiattempt_trl.domains.arithmetic.questions import KINDS, Arithmetic, Split, draws, questions
+from multiattempt_trl.domains.course import Course
 from multiattempt_trl.rollout.live import Grade
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 PRESET = PromptPreset(
     name="arithmetic",
@@ -46,12 +51,17 @@ def open_grader() -> Iterator[Grade]:
     yield judge_exactly
 
 
-def build_model(seed: int) -> Path:
-    """The warm start of this seed, trained on first use."""
-    from multiattempt_trl.domains.arithmetic.warm_start import build_warm_start
+def _tokenizer() -> "PreTrainedTokenizerFast":
+    from multiattempt_trl.domains.arithmetic.tokenizer import build_tokenizer
 
-    return build_warm_start(seed)
+    return build_tokenizer(PRESET)
 
+
+def _exercises(random: Random) -> Sequence[Iterator[Arithmetic]]:
+    return [draws(kind, "train", random) for kind in KINDS]
+
+
+COURSE = Course(module=__name__, preset=PRESET, tokenizer=_tokenizer, exercises=_exercises)
 
 DOMAIN = Domain(
     name="arithmetic",
@@ -63,5 +73,6 @@ DOMAIN = Domain(
     presets={PRESET.name: PRESET},
     feedback_styles={HINT: "too high or too low, and the range where the answer is outside of it"},
     max_attempt_tokens=12,  # a well-formed answer takes 4 to 6
-    build_model=build_model,
+    build_model=COURSE.build_model,
+    model_config=COURSE.architecture,
 )

@@ -19,6 +19,8 @@ Split = Literal["train", "validation", "test"]
 Kind = Literal["gcd", "mod"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+ANSWER = "\\boxed{{{answer}}}"
+"""What an answer looks like."""
 LARGEST_OPERAND = 99
 """Of a gcd question; a remainder question divides a number from 100 to 999."""
 SPLIT_ENDS: dict[Split, float] = {"test": 0.25, "validation": 0.40, "train": 1.0}
@@ -55,6 +57,11 @@ class Arithmetic:
     @property
     def answer(self) -> int:
         return gcd(self.a, self.b) if self.kind == "gcd" else self.a % self.b
+
+    @property
+    def response(self) -> str:
+        """What answers it, in a box."""
+        return ANSWER.format(answer=self.answer)
 
     def question(self, benchmark: str = "arithmetic") -> Question:
         if self.kind == "gcd":

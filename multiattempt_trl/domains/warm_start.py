@@ -1,28 +1,20 @@
-"""The warm start: a small model taught to answer and, on purpose, not to use feedback.
-
-Three quarters of its lessons are single answers. In the others earlier attempts were told they are wrong, but they
-were drawn so that the feedback carries no information: most of them *are* the right answer. So the model learns the
-shape of a retry and stays with its answer; using the feedback is left for reinforcement learning to discover.
-"""
+"""The warm start: trains the small model of a domain on its lessons, once for each seed, and keeps it."""
 
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import blake2b
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING, cast
 
 import multiattempt_trl
-from multiattempt_trl.dialogue.env import Environment
-from multiattempt_trl.dialogue.prompts import PromptPreset
 from multiattempt_trl.dialogue.rendering import ChatTokenizer, Renderer
-from multiattempt_trl.domains.arithmetic.questions import KINDS, Arithmetic, draws
+from multiattempt_trl.domains.course import Course, Lesson, WarmStart, lessons
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,73 +32,8 @@ RECIPE = 2
 """Raise it with any change of the training code, so that no cached model of the old code is taken for the new one."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WarmStart:
-    """The recipe's settings, chosen on the validation split."""
-
-    steps: int = 600
-    batch_size: int = 64
-    learning_rate: float = 4e-3
-    warmup_steps: int = 30
-    """Of the learning rate, which then falls linearly to zero."""
-    retries: float = 0.25
-    """Share of lessons that answer after earlier attempts."""
-    planted: float = 0.6
-    """Chance that an earlier attempt, said to be wrong, is the right answer; else it answers another question."""
-    max_attempts: int = 5
-    """Budgets are uniform from 1 (2 for a retry) to this."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Lesson:
-    """One row: the tokens that reinforcement learning would see, and the last answer as the target."""
-
-    prompt_ids: tuple[int, ...]
-    answer_ids: tuple[int, ...]
-    """The end-of-turn token included."""
-
-    @property
-    def input_ids(self) -> list[int]:
-        return [*self.prompt_ids, *self.answer_ids]
-
-    @property
-    def labels(self) -> list[int]:
-        return [-100] * len(self.prompt_ids) + list(self.answer_ids)
-
-
-def lessons(settings: WarmStart, preset: PromptPreset, renderer: Renderer, seed: int) -> Iterator[Lesson]:
-    """Endless lessons from the train split, both kinds equally often."""
-    random = Random(f"warm start {seed}")
-    sources = {kind: draws(kind, "train", random) for kind in KINDS}
-    while True:
-        source = sources[random.choice(KINDS)]
-        operands = next(source)
-        retry = random.random() < settings.retries
-        budget = random.randint(2 if retry else 1, settings.max_attempts)
-        earlier = [
-            operands if random.random() < settings.planted else next(source)
-            for _ in range(random.randint(1, budget - 1) if retry else 0)
-        ]
-        env = Environment(question=operands.question(), budget=budget, preset=preset)
-        yield _lesson(env, renderer, operands, earlier)
-
-
-def _lesson(env: Environment, renderer: Renderer, operands: Arithmetic, earlier: list[Arithmetic]) -> Lesson:
-    from multiattempt_trl.domains.arithmetic.tokenizer import ANSWER
-
-    def answer_ids(answered: Arithmetic) -> tuple[int, ...]:
-        text = ANSWER.format(answer=answered.answer)
-        return (*renderer.tokenizer(text, add_special_tokens=False)["input_ids"], renderer.stop_ids[0])
-
-    prompt_ids = renderer.prompt_ids(env.first_messages())
-    for used, answered in enumerate(earlier, start=1):
-        response_ids = answer_ids(answered)
-        prompt_ids += response_ids + renderer.feedback_ids(env.feedback_message(used), response_ids)
-    return Lesson(prompt_ids=prompt_ids, answer_ids=answer_ids(operands))
-
-
 def build_warm_start(
-    seed: int, cache_dir: Path = Path("outputs/warm_start"), settings: WarmStart | None = None
+    course: Course, seed: int, cache_dir: Path = Path("outputs/warm_start"), settings: WarmStart | None = None
 ) -> Path:
     """The folder of the trained model and its tokenizer; made on first use, in about a minute on one CPU thread.
 
@@ -114,18 +41,18 @@ def build_warm_start(
     may race for it. A child process trains, which leaves the caller's random state, threads and accelerator untouched
     and keeps out of the caller's process group.
     """
-    settings = settings or WarmStart()
-    target = Path(cache_dir) / f"seed{seed}-{fingerprint(settings, seed)}"
+    settings = settings or course.settings
+    target = Path(cache_dir) / f"seed{seed}-{fingerprint(course, settings, seed)}"
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as scratch:
         built = Path(scratch) / "model"
-        arguments = json.dumps({"seed": seed, "folder": str(built.resolve()), "settings": asdict(settings)})
+        given = {"course": course.module, "settings": asdict(settings), "seed": seed, "folder": str(built.resolve())}
         code = f"from {__name__} import train_in_child; train_in_child()"
         subprocess.run(
             [sys.executable, "-c", code],
-            input=arguments,
+            input=json.dumps(given),
             text=True,
             check=True,
             env=_child_environment(),
@@ -139,29 +66,19 @@ def build_warm_start(
     return target
 
 
-def fingerprint(settings: WarmStart, seed: int) -> str:
+def fingerprint(course: Course, settings: WarmStart, seed: int) -> str:
     """Hash of all that shapes the model: settings, tokenizer, architecture, and lessons with their wording."""
-    from multiattempt_trl.domains.arithmetic.model import build_config
-
-    tokenizer, renderer, preset = _words()
-    sample = [lesson.input_ids for lesson in islice(lessons(settings, preset, renderer, seed), 256)]
+    tokenizer = course.tokenizer()
+    renderer = Renderer(cast(ChatTokenizer, tokenizer))
     recipe = {
         "recipe": RECIPE,
         "settings": asdict(settings),
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
         "template": tokenizer.chat_template,
-        "model": build_config(tokenizer).to_diff_dict(),
-        "lessons": sample,
+        "model": course.architecture().to_diff_dict(),
+        "lessons": [lesson.input_ids for lesson in islice(lessons(course, settings, renderer, seed), 256)],
     }
     return blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=6).hexdigest()
-
-
-def _words() -> "tuple[PreTrainedTokenizerFast, Renderer, PromptPreset]":
-    from multiattempt_trl.domains.arithmetic import PRESET
-    from multiattempt_trl.domains.arithmetic.tokenizer import build_tokenizer
-
-    tokenizer = build_tokenizer(PRESET)
-    return tokenizer, Renderer(cast(ChatTokenizer, tokenizer)), PRESET
 
 
 def _child_environment() -> dict[str, str]:
@@ -184,10 +101,11 @@ def _child_environment() -> dict[str, str]:
 def train_in_child() -> None:
     """Entry point of the child process: reads its arguments from standard input."""
     arguments = json.loads(sys.stdin.read())
-    train(WarmStart(**arguments["settings"]), arguments["seed"], Path(arguments["folder"]))
+    course: Course = import_module(arguments["course"]).COURSE
+    train(course, WarmStart(**arguments["settings"]), arguments["seed"], Path(arguments["folder"]))
 
 
-def train(settings: WarmStart, seed: int, folder: Path) -> None:
+def train(course: Course, settings: WarmStart, seed: int, folder: Path) -> None:
     """Trains with TRL's `SFTTrainer` and saves model and tokenizer. Deterministic for a seed on one thread."""
     import torch
     from datasets import Dataset
@@ -195,12 +113,12 @@ def train(settings: WarmStart, seed: int, folder: Path) -> None:
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
 
-    from multiattempt_trl.domains.arithmetic.model import build_model
+    from multiattempt_trl.domains.small_model import build_model
 
     disable_progress_bar()  # of model files; the trainer's own bar stays
     torch.set_num_threads(1)
-    tokenizer, renderer, preset = _words()
-    source = lessons(settings, preset, renderer, seed)
+    tokenizer = course.tokenizer()
+    source = lessons(course, settings, Renderer(cast(ChatTokenizer, tokenizer)), seed)
     rows: list[Lesson] = []
     for _ in tqdm(range(settings.steps), desc="warm start, drawing lessons", leave=False):
         # By length inside a batch, so that a micro-batch of single answers is not padded to the longest retry.
