@@ -1,19 +1,23 @@
 """Where programming questions come from: MBPP and HumanEval, from the Hub or a local file."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.domains import ALL_BUT_BENCHMARK_ROWS, TrainRows, UnusableGold, UnusableGoldError
 from multiattempt_trl.domains.code.suites import Suite, first_test, helpers, joined, suite
-from multiattempt_trl.domains.maths.rows import SUFFIXES, listed, read_rows
-from multiattempt_trl.domains.sources import HubSource, without_benchmark_rows
+from multiattempt_trl.domains.sources import (
+    HubSource,
+    Place,
+    Row,
+    listed,
+    no_place,
+    read_rows,
+    without_benchmark_rows,
+)
 
 logger = logging.getLogger(__name__)
-
-Row = Mapping[str, Any]
 
 BENCHMARKS: dict[str, HubSource] = {
     "mbpp": HubSource(path="google-research-datasets/mbpp", config="sanitized", split="test"),
@@ -140,29 +144,26 @@ def _text(row: Row, columns: Sequence[str], where: str, *, needed: bool = True) 
 
 def _load(spec: str, *, split: str, what: str) -> list[Question]:
     """Questions of a local path or a Hub id, as they are or as `name=...`."""
-    name, equals, place = spec.partition("=")
-    if not equals or Path(spec).exists():
-        name, place = "", spec
-    folder, _, named = place.rpartition(":")
-    if Path(place).exists():
-        folder, named = place, ""
-    if Path(folder).exists() and folder:
-        path = Path(folder)
-        rows = read_rows(path, (named or None) if path.is_dir() else None)
-        if not path.is_dir() and named != ALL and rows and "split" in rows[0]:
-            rows = [row for row in rows if row.get("split") == (named or split)]
-        elif not path.is_dir() and named not in ("", ALL):
-            raise ValueError(f"{path}: its rows name no split, so there is no {named!r}")
-        return to_questions(rows, name or path.stem, where=place)
-    hub = HubSource.of(place, split)
-    if hub and not place.endswith(SUFFIXES):
-        return _from_hub(name or Path(hub.path).name, hub)
-    if equals or place.endswith(SUFFIXES):
-        raise ValueError(f"{what} {spec!r}: there is no file {place!r}")
-    known = f"one of {', '.join(BENCHMARKS)}, " if what == "benchmark" else ""
-    raise ValueError(
-        f"{what} {spec!r} is unknown: choose {known}a local file, name=path/to/file, or a Hub id such as {TRAIN.path}"
-    )
+    place = Place.of(spec, split)
+    if place is None:
+        raise no_place(spec, what, tuple(BENCHMARKS) if what == "benchmark" else (), TRAIN.path)
+    if place.hub is not None:
+        return _from_hub(place.name, place.hub)
+    assert place.path is not None
+    saved = place.path.is_dir()
+    rows = read_rows(place.path, place.split) if saved else _of_split(read_rows(place.path), place, split)
+    return to_questions(rows, place.name, where=f"{place.path}:{place.split}" if place.split else str(place.path))
+
+
+def _of_split(rows: list[Row], place: Place, split: str) -> list[Row]:
+    """The rows of a file that are of the split that was named, else of `split` where they say of which they are."""
+    if place.split == ALL or not rows:
+        return rows
+    if "split" in rows[0]:
+        return [row for row in rows if row.get("split") == (place.split or split)]
+    if place.split is not None:
+        raise ValueError(f"{place.path}: its rows name no split, so there is no {place.split!r}")
+    return rows
 
 
 def _from_hub(name: str, source: HubSource) -> list[Question]:

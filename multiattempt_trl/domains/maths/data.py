@@ -8,8 +8,16 @@ from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.domains import ALL_BUT_BENCHMARK_ROWS, TrainRows, UnusableGoldError
 from multiattempt_trl.domains.maths.fresh import NAME as FRESH
 from multiattempt_trl.domains.maths.fresh import fresh_arithmetic
-from multiattempt_trl.domains.maths.rows import SUFFIXES, listed, read_rows, to_questions
-from multiattempt_trl.domains.sources import HubSource, without_benchmark_rows
+from multiattempt_trl.domains.maths.rows import to_questions
+from multiattempt_trl.domains.sources import (
+    SUFFIXES,
+    HubSource,
+    Place,
+    listed,
+    no_place,
+    read_rows,
+    without_benchmark_rows,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -68,34 +76,19 @@ def load_benchmark(spec: str) -> list[Question]:
 
 
 def _load(spec: str, *, split: str, what: str) -> list[Question]:
-    """Questions of a local path or a Hub id, or generated ones, as they are or as `name=...`.
-
-    `split` is read from the Hub by default.
-    """
-    path = Path(spec)
-    if path.exists():
-        return to_questions(read_rows(path), path.stem, where=spec)
-    name, equals, place = spec.partition("=")
-    if not equals:
-        name, place = path.stem, spec
-    if place.startswith(FRESH) and not Path(place).exists() and not place.endswith(SUFFIXES):
-        return [replace(question, benchmark=name) for question in fresh_arithmetic(place)]
-    folder, colon, named = place.rpartition(":")
-    if Path(place).exists():
-        return to_questions(read_rows(Path(place)), name, where=place)
-    if colon and Path(folder).exists():
-        return to_questions(read_rows(Path(folder), named), name, where=place)
-    hub = HubSource.of(place, split)
-    if hub and not place.endswith(SUFFIXES):
-        return _from_hub(name, hub)
-    if spec.startswith(FRESH) and not spec.endswith(SUFFIXES):
+    """Questions of a local path or a Hub id, or generated ones, as they are or as `name=...`."""
+    name, _, recipe = spec.partition("=") if "=" in spec else (spec, "", spec)
+    place = Place.of(spec, split)
+    if place is None and recipe.startswith(FRESH) and not recipe.endswith(SUFFIXES):
+        return [replace(question, benchmark=name) for question in fresh_arithmetic(recipe)]
+    if place is None and spec.startswith(FRESH) and not spec.endswith(SUFFIXES):
         fresh_arithmetic(spec)  # says how it is spelt
-    if equals or place.endswith(SUFFIXES):
-        raise ValueError(f"{what} {spec!r}: there is no file {place!r}")
-    known = f"one of {', '.join(BENCHMARKS)}, {FRESH}, " if what == "benchmark" else ""
-    raise ValueError(
-        f"{what} {spec!r} is unknown: choose {known}a local file, name=path/to/file, or a Hub id such as {TRAIN.path}"
-    )
+    if place is None:
+        raise no_place(spec, what, (*BENCHMARKS, FRESH) if what == "benchmark" else (), TRAIN.path)
+    if place.hub is not None:
+        return _from_hub(place.name, place.hub)
+    assert place.path is not None
+    return to_questions(read_rows(place.path, place.split), place.name, where=str(place.path))
 
 
 def _from_hub(name: str, source: HubSource) -> list[Question]:

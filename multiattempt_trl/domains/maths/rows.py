@@ -1,16 +1,13 @@
-"""Rows of local files and of the Hub as questions, whatever their columns are called."""
+"""Rows as questions with answers, whatever their columns are called."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.domains import UnusableGold, UnusableGoldError
+from multiattempt_trl.domains.sources import Row, listed
 from multiattempt_trl.graders.normalisation import MAX_ANSWER, clean, key
-
-Row = Mapping[str, Any]
 
 PROBLEM_COLUMNS = ("problem", "question", "extra_info.question")
 ANSWER_COLUMNS = ("final_answer", "gt_answer", "answer", "ground_truth", "reward_model.ground_truth", "target")
@@ -18,74 +15,7 @@ ANSWER_COLUMNS = ("final_answer", "gt_answer", "answer", "ground_truth", "reward
 ID_COLUMNS = ("id", "unique_id")
 LEVEL_COLUMNS = ("level", "difficulty")
 SUBJECT_COLUMNS = ("subject", "subfield", "type")
-SUFFIXES = (".jsonl", ".json", ".parquet")
-LISTED = 5
-"""Unusable rows that are named; the others are counted."""
 _EXACT_FLOAT = 2**53  # above it, a float's digits as an integer are not those that were written
-
-
-def read_rows(path: Path, split: str | None = None) -> list[Row]:
-    """Rows of a local file, by its suffix; of a folder, by what `datasets.save_to_disk` leaves.
-
-    Raises `ValueError` for anything else, and where it cannot be read.
-    """
-    if path.is_dir():
-        return _read_saved(path, split)
-    if split is not None:
-        raise ValueError(f"{path} is one file and has no split {split!r}")
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path}: expected {', '.join(SUFFIXES)} or a folder saved by `datasets`")
-    try:
-        rows = _READERS[path.suffix](path)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: expected a list of objects, one for each question")
-    return rows
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-
-
-def _read_json_lines(path: Path) -> list[Any]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        try:
-            rows += [json.loads(line)] if line.strip() else []
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}, is not valid JSON: {error}") from error
-    return rows
-
-
-def _read_parquet(path: Path) -> list[Any]:
-    from pyarrow import ArrowInvalid, parquet  # type: ignore[import-untyped]
-
-    try:
-        return list(parquet.read_table(path).to_pylist())
-    except ArrowInvalid as error:
-        raise ValueError(f"{path} is not a parquet file: {error}") from error
-
-
-_READERS = {".json": _read_json, ".jsonl": _read_json_lines, ".parquet": _read_parquet}
-
-
-def _read_saved(path: Path, split: str | None) -> list[Row]:
-    from datasets import DatasetDict, load_from_disk
-
-    try:
-        saved = load_from_disk(str(path))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is not a folder saved by `datasets`: {error}") from error
-    splits = dict(saved) if isinstance(saved, DatasetDict) else {split or "": saved}
-    if split is None and len(splits) == 1:
-        (split,) = splits
-    if split not in splits:
-        raise ValueError(f"{path} holds the splits {', '.join(splits)}: name one, as {path}:{next(iter(splits))}")
-    return list(splits[split])
 
 
 def to_questions(rows: Sequence[Row], name: str, where: str, *, name_in_id: bool = False) -> list[Question]:
@@ -143,13 +73,6 @@ def why_unusable(gold: str) -> str:
     if len(gold) > MAX_ANSWER:
         return f"{len(gold)} characters, and none above {MAX_ANSWER} is graded"
     return "" if key(clean(gold)) else "empty"
-
-
-def listed(unusable: Sequence[UnusableGold]) -> str:
-    """The first few rows with what is wrong with each, and how many more there are."""
-    named = [f"row {gold.row} (id {gold.id!r}): {gold.reason}" for gold in unusable[:LISTED]]
-    more = [f"and {len(unusable) - LISTED} more"] if len(unusable) > LISTED else []
-    return "; ".join([*named, *more])
 
 
 def _column(row: Row, candidates: Sequence[str], where: str, what: str) -> str:
