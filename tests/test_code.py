@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from scripted import CharTokenizer, ScriptedBackend, plan
 
+from multiattempt_trl.cli import main
 from multiattempt_trl.dialogue.env import REMARK_TOKENS, Environment, Limits
 from multiattempt_trl.dialogue.episode import Ending, Judgement, Question, Verdict
 from multiattempt_trl.dialogue.rendering import Renderer
@@ -628,6 +629,23 @@ def passes(tests: str, source: str) -> bool:
 def verdicts(grader: CodeGrader, asked: list[tuple[Question, str]]) -> dict[str, Verdict]:
     futures = [(question.id, grader.submit(question, block(source))) for question, source in asked]
     return {question_id: future.result().verdict for question_id, future in futures}
+
+
+def test_the_command_validate_tries_the_solutions(
+    grader: CodeGrader, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"problem": "Double.", "tests": ["assert double(2) == 4"], "solution": "def double(x):\n    return x + x"}
+    rows = [row, {**row, "solution": "def double(x):\n    return x + 1"}, {**row, "solution": None}]
+    file = tmp_path / "x.jsonl"
+    file.write_text("".join(json.dumps({**row, "id": f"x{n}"}) + "\n" for n, row in enumerate(rows)))
+    with pytest.raises(SystemExit):
+        main(["validate", "--domain", "code", "--data", str(file)])
+    gold = "# The tests: # They call: double assert double(2) == 4"
+    assert capsys.readouterr().out.splitlines() == [
+        f"{file}: 1/3 accepted",
+        f"  not accepted: x1: {gold} # A solution: def double(x): return x + 1: wrong",
+        f"  not accepted: x2: {gold}: the set has no solution to try",
+    ]
 
 
 def test_some_reference_solutions(grader: CodeGrader, shared: Path) -> None:

@@ -49,9 +49,8 @@ def test_mbpp_of_the_hub(tmp_path: Path) -> None:
     assert (volume.id, volume.benchmark, total.id) == ("mbpp-82", "mbpp", "mbpp-601")
     shown = "Your program should pass this test:\nassert math.isclose(volume_sphere(10), 4188.79, rel_tol=0.001)"
     assert volume.problem == f"Write a function to find the volume of a sphere.\n\n{shown}"
-    assert volume.answer == "\n".join(
-        ["import math", "# The tests:", "# They call: volume_sphere", *SANITIZED["test_list"], ""]
-    )
+    judged = ["import math", "# The tests:", "# They call: volume_sphere", *SANITIZED["test_list"]]
+    assert volume.answer == "\n".join([*judged, "# A solution:", SANITIZED["code"], ""])
     assert Suite.read(total.answer).calls == ("sum",)  # though there is a `sum` already
 
 
@@ -62,6 +61,7 @@ def test_human_eval_of_the_hub(tmp_path: Path) -> None:
     assert question.answer == (
         "import math\ndef encode(s: str):\n    return s[::-1]\n# The tests:\n# They call: decode\n"
         "def check(candidate):\n    assert candidate(encode('ab')) == 'ab'\n\ncheck(decode)\n"
+        f"# A solution:\n{HUMAN['prompt']}    return s[::-1]\n"
     )
 
 
@@ -138,7 +138,8 @@ def test_what_also_stands_in_a_benchmark_is_not_trained_on(tmp_path: Path) -> No
     [
         ({"test_list": ["assert ("]}, "not Python"),
         ({"test_list": ["assert 1 == 1"]}, "call no function"),
-        ({"test_imports": ["# The tests:"]}, "holds the line"),
+        ({"test_imports": ["# The tests:"]}, "holds the line '# The tests:'"),
+        ({"test_list": ["assert f(1)", "# A solution:"]}, "holds the line '# A solution:'"),
     ],
 )
 def test_unusable_tests(tmp_path: Path, change: dict[str, Any], reason: str) -> None:

@@ -48,6 +48,7 @@ class Evaluator:
     def prepare(cls, arguments: EvalArguments, settings: Settings, domain: Domain, *, model_name: str) -> "Evaluator":
         """Raises `ValueError` for benchmarks that cannot be read and for values that cannot be played."""
         domain.check_feedback(settings.feedback)
+        domain.check_stop_at_box(settings.stop_at_box)
         episode_tokens = arguments.eval_max_episode_tokens
         attempt_tokens = arguments.eval_max_attempt_tokens or settings.max_attempt_tokens or domain.max_attempt_tokens
         sampled = arguments.protocol == "sampled"

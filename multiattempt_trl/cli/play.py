@@ -186,6 +186,7 @@ def _checked(arguments: PlayArguments, settings: Settings, domain: Domain) -> Li
     """The token limits but for the context; raises `ValueError` for what would fail only after the model is loaded."""
     domain.preset(settings.prompt_preset)
     domain.check_feedback(settings.feedback)
+    domain.check_stop_at_box(settings.stop_at_box)
     Sampling(temperature=arguments.temperature)
     whole = arguments.max_episode_tokens
     attempt = arguments.max_attempt_tokens or settings.max_attempt_tokens or domain.max_attempt_tokens or whole

@@ -52,6 +52,7 @@ def run(
         raise ValueError(f"domain {domain.name!r} has no model of its own: set --model_name_or_path")
     domain.check_feedback(args.feedback)
     resume = to_resume(args.resume_from_checkpoint, args)
+    domain.check_stop_at_box(args.stop_at_box)
     settings = _settings(domain, args)
     if evaluation.eval_backend.startswith("vllm"):
         raise ValueError(

@@ -19,7 +19,7 @@ from multiattempt_trl.graders.symbolic import Outcome
 from multiattempt_trl.graders.syntax import is_formula
 from multiattempt_trl.graders.units import split_unit
 from multiattempt_trl.graders.words import phrase
-from multiattempt_trl.rollout.live import Grade
+from multiattempt_trl.rollout.live import Grade, judge
 
 TRAIN = "train"
 MAX_DEPTH = 4
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     """Prints for each set how many gold answers are accepted and which are not; exits with 1 where there are any."""
     parser = argparse.ArgumentParser(
         prog="multiattempt validate",
-        description="Checks that every gold answer, in a box of its own, is accepted by the domain's grader.",
+        description="Checks that every gold answer, as a model would give it, is accepted by the domain's grader.",
     )
     where = "a benchmark's name, name=path, a path or a Hub id; train for the domain's own training set"
     parser.add_argument("--data", action="append", required=True, metavar="SPEC", help=f"{where}; may be repeated")
@@ -61,7 +61,7 @@ def _validate(domain: Domain, grade: Grade, spec: str, verbose: bool) -> bool:
     """Prints what there is to say of one set; whether all its gold answers are accepted."""
     questions, refused = _load(domain, spec)
     total = len(questions) + len(refused)
-    refused += _not_accepted(questions, grade)
+    refused += _not_accepted(domain, questions, grade)
     line = f"{spec}: {total - len(refused)}/{total} accepted"
     only_text: list[Finding] = []
     if isinstance(grade, MathVerifyGrader):
@@ -90,16 +90,18 @@ def _load(domain: Domain, spec: str) -> tuple[Sequence[Question], list[Finding]]
         return error.usable, refused
 
 
-def _not_accepted(questions: Iterable[Question], grade: Grade) -> Iterator[Finding]:
-    for question in questions:
-        box = rf"\boxed{{{question.answer}}}"
-        if isinstance(grade, MathVerifyGrader):
-            grading = grade.grade(question.answer, box, benchmark=question.benchmark)
-            verdict, reason = grading.verdict, grading.reason
-        else:
-            verdict = Judgement.of(grade(question, box)).verdict
-            reason = verdict.value
-        if verdict is not Verdict.CORRECT:
+def _not_accepted(domain: Domain, questions: Iterable[Question], grade: Grade) -> Iterator[Finding]:
+    given = [(question, domain.gold_response(question)) for question in questions]
+    if isinstance(grade, MathVerifyGrader):
+        for question, response in given:
+            grading = grade.grade(question.answer, str(response), benchmark=question.benchmark)
+            if grading.verdict is not Verdict.CORRECT:
+                yield Finding(id=question.id, gold=question.answer, reason=grading.reason)
+        return
+    judging = [response and judge(grade, question, response) for question, response in given]
+    for (question, _), said in zip(given, judging, strict=True):
+        reason = Judgement.of(said.result()).verdict.value if said else "the set has no solution to try"
+        if reason != Verdict.CORRECT:
             yield Finding(id=question.id, gold=question.answer, reason=reason)
 
 

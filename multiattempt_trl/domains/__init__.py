@@ -76,8 +76,22 @@ class Domain:
     """Cap on one attempt in evaluation, for a model whose training left no settings; None for the episode's cap."""
     build_model: Callable[[int], Path] | None = None
     """Makes (or finds in its cache) the model to start from, for a seed; None where a model must be named."""
+    write_gold: Callable[[Question], str | None] | None = None
+    """A response that the grader must accept, where an answer does not stand in a box; None for a question without."""
     model_config: "Callable[[], PreTrainedConfig] | None" = None
     """Its architecture, known without making it: what `multiattempt plan` counts with."""
+
+    def gold_response(self, question: Question) -> str | None:
+        """The gold answer as a model would give it; None where the question's set has none."""
+        return rf"\boxed{{{question.answer}}}" if self.write_gold is None else self.write_gold(question)
+
+    def check_stop_at_box(self, stop_at_box: bool) -> None:
+        """Raises `ValueError` where attempts would end at a box in which no answer stands."""
+        if stop_at_box and self.write_gold is not None:
+            raise ValueError(
+                f"stop_at_box ends an attempt at its first box, and in the domain {self.name!r} no answer stands in a "
+                "box: set stop_at_box to false"
+            )
 
     def preset(self, name: str | None) -> PromptPreset:
         """The preset of that name, the domain's default for None; raises `ValueError` that lists the known ones."""

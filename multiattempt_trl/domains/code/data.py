@@ -121,9 +121,15 @@ def _human_eval(row: Row, where: str) -> tuple[str, Suite]:
     """The beginning of a file, whose last function is to be written."""
     prompt, entry_point = _text(row, ("prompt",), where), _text(row, ("entry_point",), where).strip()
     tests = _text(row, ("test",), where).strip() + f"\n\ncheck({entry_point})\n"
+    body = _text(row, _SOLUTION, where, needed=False)
     problem = f"Write the function `{entry_point}` as a whole:\n\n```python\n{prompt.strip()}\n```"
     try:
-        return problem, Suite(given=helpers(prompt, entry_point), calls=(entry_point,), tests=tests)
+        return problem, Suite(
+            given=helpers(prompt, entry_point),
+            calls=(entry_point,),
+            tests=tests,
+            solution=f"{prompt.rstrip()}\n{body}" if body else "",
+        )
     except ValueError as error:
         raise UnusableTestsError(str(error), tests) from error
 

@@ -1,4 +1,4 @@
-"""The gold answer of a programming question: Python text that holds what the program is given, and its tests."""
+"""The gold answer of a programming question: what the program is given, its tests, and a program that passes them."""
 
 import ast
 import builtins
@@ -9,6 +9,7 @@ from functools import lru_cache
 
 _TESTS = "# The tests:\n"
 _CALLS = "# They call: "
+_SOLUTION = "# A solution:\n"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,6 +18,8 @@ class Suite:
 
     >>> Suite(given="import math\\n", calls=("area",), tests="assert area(2) == 4\\n").text
     'import math\\n# The tests:\\n# They call: area\\nassert area(2) == 4\\n'
+    >>> Suite(given="", calls=("f",), tests="assert f()\\n", solution="def f(): return 1\\n").text
+    '# The tests:\\n# They call: f\\nassert f()\\n# A solution:\\ndef f(): return 1\\n'
     """
 
     given: str
@@ -24,12 +27,15 @@ class Suite:
     calls: tuple[str, ...]
     """The program's functions that the tests call."""
     tests: str
+    solution: str = ""
+    """A program that passes them, where the set has one; nothing is judged by it."""
 
     def __post_init__(self) -> None:
         if not self.calls:
             raise ValueError("the tests call no function of the program")
-        if _TESTS in self.given:
-            raise ValueError(f"what the program is given holds the line {_TESTS.strip()!r}")
+        for marker, text in ((_TESTS, self.given), (_SOLUTION, self.tests)):
+            if marker in text:
+                raise ValueError(f"what stands before it already holds the line {marker.strip()!r}")
         for text in (self.given, self.tests):
             try:
                 ast.parse(text)
@@ -38,7 +44,10 @@ class Suite:
 
     @property
     def text(self) -> str:
-        return f"{self.given}{_TESTS}{_CALLS}{', '.join(self.calls)}\n{self.tests}"
+        judged = f"{self.given}{_TESTS}{_CALLS}{', '.join(self.calls)}\n{self.tests}"
+        if not self.solution:
+            return judged
+        return judged + ("" if judged.endswith("\n") else "\n") + _SOLUTION + self.solution
 
     @classmethod
     @lru_cache(maxsize=1_024)
@@ -48,17 +57,18 @@ class Suite:
         first, newline, tests = rest.partition("\n")
         if not (marker and newline and first.startswith(_CALLS)):
             raise ValueError(f"{text[:100]!r} is no set of tests: load the questions with the domain `code`")
-        return cls(given=given, calls=tuple(first.removeprefix(_CALLS).split(", ")), tests=tests)
+        tests, _, solution = tests.partition(_SOLUTION)
+        return cls(given=given, calls=tuple(first.removeprefix(_CALLS).split(", ")), tests=tests, solution=solution)
 
 
-def suite(given: str, tests: str, solution: str) -> Suite:
+def suite(given: str, tests: str, solution: str = "") -> Suite:
     """Finds out what the tests call: what the solution defines or, without one, what is defined nowhere. A module of
     the standard library that the tests name without an import (MBPP's `math`) is imported.
 
     Raises `ValueError` where it is not Python, or the tests call nothing.
 
-    >>> suite("", "assert math.isclose(area(2), 4.0)", "def area(x):\\n    return x * x").text
-    'import math\\n# The tests:\\n# They call: area\\nassert math.isclose(area(2), 4.0)'
+    >>> suite("", "assert math.isclose(area(2), 4.0)\\n").text
+    'import math\\n# The tests:\\n# They call: area\\nassert math.isclose(area(2), 4.0)\\n'
     """
     try:
         named, bound = _names(tests)
@@ -70,7 +80,7 @@ def suite(given: str, tests: str, solution: str) -> Suite:
     modules = sorted(free & sys.stdlib_module_names)
     calls = named & defined - known or free - set(modules) - set(dir(builtins))
     imports = "".join(f"import {name}\n" for name in modules)
-    return Suite(given=imports + given, calls=tuple(sorted(calls)), tests=tests)
+    return Suite(given=imports + given, calls=tuple(sorted(calls)), tests=tests, solution=solution)
 
 
 def helpers(prompt: str, entry_point: str) -> str:
