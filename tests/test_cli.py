@@ -142,6 +142,24 @@ def test_benchmarks_are_named_once_and_cut_to_the_limit() -> None:
         load_benchmarks(arithmetic, EvalArguments(benchmarks="arithmetic,arithmetic"))
 
 
+@pytest.mark.parametrize("domain", ["code", "lists"])
+def test_a_program_does_not_end_at_a_box(
+    domain: str, tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--domain", domain, "--stop_at_box", "true"]
+    machine = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"]
+    for argv in (
+        ["grpo", *asked, "--model_name_or_path", str(tiny_model), "--skip_eval", "true", *machine],
+        ["eval", *asked, "--model", str(tiny_model)],
+        ["play", *asked, "--model", str(tiny_model)],
+    ):
+        with pytest.raises(SystemExit):
+            main(argv)
+        assert (
+            f"in the domain {domain!r} no answer stands in a box: set stop_at_box to false" in capsys.readouterr().err
+        )
+
+
 def test_reproduce_does_not_take_another_run_for_its_own(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

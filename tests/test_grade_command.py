@@ -434,6 +434,10 @@ def test_another_domain(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     assert validate(*argv[:2], "--data", "x", capsys=capsys) == (1, ["x: 1/2 accepted", "  not accepted: x: 6: wrong"])
 
 
+def test_programs_are_tried_in_a_block(capsys: pytest.CaptureFixture[str]) -> None:
+    assert validate("--domain", "lists", "--data", "train", capsys=capsys) == (0, ["train: 4000/4000 accepted"])
+
+
 def test_the_training_set_of_the_domain_is_whole(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shared: Path
 ) -> None:

@@ -6,14 +6,14 @@ were drawn so that the feedback carries no information: most of them *are* the r
 shape of a retry and stays with its answer; using the feedback is left for reinforcement learning to discover.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 from multiattempt_trl.dialogue.env import Environment
-from multiattempt_trl.dialogue.episode import Question
+from multiattempt_trl.dialogue.episode import Judgement, Question
 from multiattempt_trl.dialogue.prompts import PromptPreset
 from multiattempt_trl.dialogue.rendering import Renderer
 
@@ -59,13 +59,19 @@ class Course:
     tokenizer: "Callable[[], PreTrainedTokenizerFast]"
     exercises: Callable[[Random], Sequence[Iterator[Exercise]]]
     """Endless exercises from the train split, one iterator for each kind of question; all kinds come equally often."""
+    judge: Callable[[Question, str], Judgement] | None = None
+    """What makes the remarks of the feedback styles below. To carry no information, they are on another question."""
+    styles: tuple[str, ...] = ()
+    """Feedback styles of retries, besides `binary`."""
     settings: WarmStart = WarmStart()
+    context: int = 512
+    """The most tokens that a dialogue can have."""
 
     def architecture(self) -> "Qwen2Config":
         """The model's, known without making it."""
         from multiattempt_trl.domains.small_model import build_config
 
-        return build_config(self.tokenizer())
+        return build_config(self.tokenizer(), self.context)
 
     def build_model(self, seed: int) -> Path:
         """The warm start of this seed, trained on first use."""
@@ -104,16 +110,25 @@ def lessons(course: Course, settings: WarmStart, renderer: Renderer, seed: int) 
             exercise if random.random() < settings.planted else next(source)
             for _ in range(random.randint(1, budget - 1) if retry else 0)
         ]
-        env = Environment(question=exercise.question(), budget=budget, preset=course.preset)
-        yield _lesson(env, renderer, exercise, earlier)
+        feedback = random.choice(["binary", *course.styles]) if retry and course.styles else "binary"
+        env = Environment(question=exercise.question(), budget=budget, preset=course.preset, feedback=feedback)
+        remarks = [
+            course.judge(next(source).question(), answered.response).remarks
+            if env.remark_styles and course.judge
+            else {}
+            for answered in earlier
+        ]
+        yield _lesson(env, renderer, exercise, list(zip(earlier, remarks, strict=True)))
 
 
-def _lesson(env: Environment, renderer: Renderer, exercise: Exercise, earlier: Sequence[Exercise]) -> Lesson:
+def _lesson(
+    env: Environment, renderer: Renderer, exercise: Exercise, earlier: Sequence[tuple[Exercise, Mapping[str, str]]]
+) -> Lesson:
     def response_ids(answered: Exercise) -> tuple[int, ...]:
         return (*renderer.tokenizer(answered.response, add_special_tokens=False)["input_ids"], renderer.stop_ids[0])
 
     prompt_ids = renderer.prompt_ids(env.first_messages())
-    for used, answered in enumerate(earlier, start=1):
+    for used, (answered, remarks) in enumerate(earlier, start=1):
         said = response_ids(answered)
-        prompt_ids += said + renderer.feedback_ids(env.feedback_message(used), said)
+        prompt_ids += said + renderer.feedback_ids(env.feedback_message(used, remarks), said)
     return Lesson(prompt_ids=prompt_ids, answer_ids=response_ids(exercise))

@@ -56,7 +56,7 @@ def train_tokenizer(phrases: Iterable[str], alone: str | None = None) -> PreTrai
     )
 
 
-def build_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
+def build_config(tokenizer: PreTrainedTokenizerBase, context: int = 512) -> Qwen2Config:
     """The architecture for this tokenizer's vocabulary, special tokens included: about 133k parameters, small enough
     to train on one CPU thread."""
     return Qwen2Config(
@@ -66,7 +66,7 @@ def build_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=512,
+        max_position_embeddings=context,
         tie_word_embeddings=True,
         initializer_range=0.15,  # the usual 0.02 learns far slower at this width
         bos_token_id=None,
@@ -75,9 +75,9 @@ def build_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
+def build_model(tokenizer: PreTrainedTokenizerBase, context: int = 512) -> Qwen2ForCausalLM:
     """An untrained model for this tokenizer; its weights follow from torch's global seed."""
-    model = Qwen2ForCausalLM(build_config(tokenizer))
+    model = Qwen2ForCausalLM(build_config(tokenizer, context))
     generation = model.generation_config
     generation.bos_token_id = None
     generation.eos_token_id, generation.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id

@@ -125,7 +125,7 @@ def train(course: Course, settings: WarmStart, seed: int, folder: Path) -> None:
         rows += sorted(islice(source, settings.batch_size), key=lambda lesson: len(lesson.input_ids))
     dataset = Dataset.from_dict({"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]})
     set_seed(seed)
-    model = build_model(tokenizer)
+    model = build_model(tokenizer, course.context)
     _fit(model, tokenizer, dataset, settings, seed)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
