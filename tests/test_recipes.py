@@ -14,6 +14,7 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from multiattempt_trl.cli import COMMANDS
 from multiattempt_trl.cli.arguments import EvalArguments, TaskArguments
+from multiattempt_trl.cli.eval import EvalCommandArguments
 from multiattempt_trl.dialogue.env import Environment, Limits
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.dialogue.rendering import Renderer
@@ -24,6 +25,7 @@ from multiattempt_trl.training.dataset import check_room, drop_long_prompts, to_
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(ROOT.glob("recipes/*/*/*.yaml"))
+EVALUATIONS = sorted([*ROOT.glob("recipes/eval/*.yaml"), *ROOT.glob("recipes/transfer/*.yaml")])
 LAUNCHERS = sorted(ROOT.glob("accelerate_configs/*.yaml"))
 CONFIGS = {"ppo": MultiAttemptPPOConfig, "grpo": MultiAttemptGRPOConfig}
 ADAPTERS = [path for path in RECIPES if path.stem in ("lora", "qlora")]
@@ -31,7 +33,8 @@ CPU = ["--bf16", "false", "--use_cpu", "true"]
 
 
 def test_all_of_them_are_visited() -> None:
-    assert len(RECIPES) == 14
+    assert len(RECIPES) == 19
+    assert len(EVALUATIONS) == 3
     assert len(ADAPTERS) == 4
     assert len(LAUNCHERS) == len(list((ROOT / "accelerate_configs").iterdir())) == 11
 
@@ -79,6 +82,35 @@ def test_the_paper_recipe_has_the_papers_batches() -> None:
     assert (args.gamma, args.lam, args.epsilon, args.beta) == (1.0, 0.99, 0.2, 0.01)
     assert (args.learning_rate, args.critic_learning_rate) == (5e-7, 1e-5)
     assert args.num_generations == 1
+
+
+@pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.stem)
+def test_a_recipe_of_an_evaluation_parses_and_names_itself_and_benchmarks_of_its_domain(path: Path) -> None:
+    command, arguments = TrlParser((EvalCommandArguments, EvalArguments)).parse_args_and_config(
+        ["--config", str(path)]
+    )
+    assert f"multiattempt eval --config {path.relative_to(ROOT).as_posix()} --model " in path.read_text(
+        encoding="utf-8"
+    )
+    domain = get_domain(command.domain)
+    assert set(arguments.benchmarks.split(",")) == set(domain.benchmarks)
+    assert arguments.budget == 7
+    if path.parent.name == "transfer":  # nothing is left to what the model was trained with
+        domain.check_feedback(command.feedback)
+        domain.check_stop_at_box(command.stop_at_box)
+        assert command.prompt_preset == domain.default_preset
+        assert None not in (command.feedback, command.stop_at_box)
+
+
+def test_a_rollout_of_the_code_recipes_takes_no_more_questions_than_there_are(shared: Path) -> None:
+    """TRL drops a rollout that is not full."""
+    train = get_domain("code").load_train(str(shared / "data" / "mbpp_sanitized.jsonl"))
+    for path in ROOT.glob("recipes/qwen2.5-coder-1.5b/*/*.yaml"):
+        parser = TrlParser((TaskArguments, EvalArguments, CONFIGS[path.parent.name], ModelConfig))
+        _, _, args, _ = parser.parse_args_and_config(["--config", str(path), *CPU])
+        assert args.generation_batch_size / args.num_generations == 96 < len(train) == 120
+        assert args.steps_per_generation == 96  # 6 updates of 16 micro-batches
+        assert args.save_steps % 6 == 0
 
 
 @pytest.mark.parametrize("path", ADAPTERS, ids=lambda path: "-".join(path.parts[-2:]))

@@ -1,6 +1,7 @@
 """The real thing, small: the 1.5B recipes on real questions with the real tokenizer, shrunk on the command line."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -84,3 +85,62 @@ def test_a_1_5b_recipe_trains_two_steps_and_evaluates_on_math500(
     episodes = [json.loads(line) for line in (tmp_path / "eval" / "episodes.jsonl").read_text().splitlines()]
     assert Counter(episode["run"] for episode in episodes) == {"main": 4, "independent": 8, "base": 4}
     assert all(episode["benchmark"] == "math500" and episode["gold"] for episode in episodes)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> None:
+    command = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"]
+    if shutil.which("bwrap") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("bubblewrap is not installed, or is not allowed to make namespaces here")
+
+
+def programs(shared: Path) -> str:
+    """The two benchmarks of code as the command line takes them."""
+    return f"mbpp={shared / 'data' / 'mbpp_sanitized.jsonl'},humaneval={shared / 'data' / 'humaneval.jsonl'}"
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_a_recipe_of_programs_trains_two_steps_on_mbpp_and_evaluates(
+    algorithm: str, sandbox: None, small_qwen: Path, shared: Path, tmp_path: Path
+) -> None:
+    command = [
+        *(sys.executable, "-m", "multiattempt_trl", algorithm),
+        *("--config", str(ROOT / f"recipes/qwen2.5-coder-1.5b/{algorithm}/multi_attempt.yaml")),
+        *("--model_name_or_path", str(small_qwen), "--output_dir", str(tmp_path), "--dtype", "float32"),
+        *("--dataset_name", str(shared / "data" / "mbpp_sanitized.jsonl"), "--benchmarks", programs(shared)),
+        *(*SHRUNK, "--num_generations", "4"),
+        *(("--critic_warmup_steps", "0") if algorithm == "ppo" else ()),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    steps = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len([step for step in steps if "loss" in step]) == 2
+    assert steps[0]["episodes_total"] == 8
+    assert steps[0]["well_formed/attempt_1"] == 0  # a random model writes no block
+    summary = json.loads((tmp_path / "eval" / "summary.json").read_text())
+    assert {name: block["n"] for name, block in summary["benchmarks"].items()} == {"mbpp": 4, "humaneval": 4}
+    asked = [json.loads(line) for line in (tmp_path / "eval" / "episodes.jsonl").read_text().splitlines()]
+    assert all("# The tests:" in episode["gold"] for episode in asked)
+
+
+def test_a_model_of_mathematics_is_evaluated_on_programs(
+    sandbox: None, small_qwen: Path, shared: Path, tmp_path: Path
+) -> None:
+    """One that was trained with other words, and to stop at a box."""
+    model = shutil.copytree(small_qwen, tmp_path / "trained")
+    spoken = {"domain": "maths", "prompt_preset": "paper-code", "feedback": "none", "stop_at_box": True, "seed": 3}
+    (model / "multi_attempt.json").write_text(json.dumps(spoken | {"base_model": str(small_qwen)}))
+    command = [
+        *(sys.executable, "-m", "multiattempt_trl", "eval"),
+        *("--config", str(ROOT / "recipes/transfer/code_eval.yaml"), "--model", str(model)),
+        *("--benchmarks", programs(shared), "--output_dir", str(tmp_path), "--chat_template", "qwen2_5"),
+        *("--eval_limit", "3", "--eval_max_attempt_tokens", "24", "--eval_batch_size", "8"),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    summary = json.loads((tmp_path / "eval" / "summary.json").read_text())
+    assert {name: block["n"] for name, block in summary["benchmarks"].items()} == {"mbpp": 3, "humaneval": 3}
+    assert set(summary["benchmarks"]["humaneval"]["accuracy"]) == {str(k) for k in range(1, 8)}
+    episodes = [json.loads(line) for line in (tmp_path / "eval" / "episodes.jsonl").read_text().splitlines()]
+    assert Counter(episode["run"] for episode in episodes) == {"main": 6, "independent": 42, "base": 6}
+    assert {episode["budget"] for episode in episodes if episode["run"] == "main"} == {7}
