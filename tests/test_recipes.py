@@ -33,7 +33,7 @@ CPU = ["--bf16", "false", "--use_cpu", "true"]
 
 
 def test_all_of_them_are_visited() -> None:
-    assert len(RECIPES) == 19
+    assert len(RECIPES) == 20
     assert len(EVALUATIONS) == 3
     assert len(ADAPTERS) == 4
     assert len(LAUNCHERS) == len(list((ROOT / "accelerate_configs").iterdir())) == 11
