@@ -13,8 +13,8 @@ from multiattempt_trl.training.planning.layout import Layout
 from multiattempt_trl.training.planning.memory import Lengths, Setup
 from multiattempt_trl.training.planning.model_size import ModelSize, adapter_size, critic_size, read_config
 
-PAPER_QUESTIONS = 8_521
-"""Rows of the maths domain's own training set."""
+OWN_QUESTIONS = {"maths": 8_521, "code": 120}
+"""Rows of the training sets that domains have on the Hub."""
 FEEDBACK_TOKENS = 32
 """Of one feedback with the turns of the chat template around it; the paper's preset takes 30 in Qwen2.5's tokens."""
 PROMPT_TOKENS = 512
@@ -157,16 +157,16 @@ def lengths(args: MultiAttemptGRPOConfig, context: int, notes: list[str]) -> Len
 
 
 def number_of_questions(task: TaskArguments, told: PlanArguments, notes: list[str]) -> int:
-    """As told, else of the set itself, else of the paper's.
+    """As told, else of the set itself; of a domain's own on the Hub as it is known to be.
 
     Raises `ValueError` where the set is another, and not at hand.
     """
     if told.questions is not None:
         return told.questions
-    is_hub_default = task.domain == "maths" and task.dataset_name is None
-    if is_hub_default:
-        notes.append(f"{PAPER_QUESTIONS:,} questions, the rows of the paper's set, which was not read: --questions")
-        return PAPER_QUESTIONS
+    if task.dataset_name is None and task.domain in OWN_QUESTIONS:
+        rows_there = OWN_QUESTIONS[task.domain]
+        notes.append(f"{rows_there:,} questions, the rows of the domain's own set, which was not read: --questions")
+        return rows_there
     rows = TrainRows(keep_benchmark_rows=task.keep_benchmark_rows, drop_unusable_gold=task.drop_unusable_gold)
     try:
         return len(get_domain(task.domain).load_train(task.dataset_name, rows))

@@ -8,20 +8,21 @@ import torch
 from peft import PeftConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Qwen2Config
 
-KNOWN: dict[str, dict[str, Any]] = {
-    "Qwen/Qwen2.5-Math-1.5B": {
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "vocab_size": 151_936,
-        "max_position_embeddings": 4096,
-        "tie_word_embeddings": True,
-        "dtype": "bfloat16",
-    }
+_QWEN25_1_5B: dict[str, Any] = {
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151_936,
+    "tie_word_embeddings": True,
+    "dtype": "bfloat16",
 }
-"""Architectures that can be planned without their files: the recipes' model, as its `config.json` has it."""
+KNOWN: dict[str, dict[str, Any]] = {
+    "Qwen/Qwen2.5-Math-1.5B": {**_QWEN25_1_5B, "max_position_embeddings": 4096},
+    "Qwen/Qwen2.5-Coder-1.5B-Instruct": {**_QWEN25_1_5B, "max_position_embeddings": 32_768},
+}
+"""Architectures that can be planned without their files: the recipes' models, as each `config.json` has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
