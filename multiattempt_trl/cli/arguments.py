@@ -23,7 +23,8 @@ class TaskArguments:
     """What is trained on."""
 
     domain: str = field(
-        default="maths", metadata={"help": "arithmetic (makes its own questions), maths, or your own: my_domain.py."}
+        default="maths",
+        metadata={"help": "arithmetic or lists (which make their questions), maths, code, or your own: my_domain.py."},
     )
     dataset_name: str | None = field(
         default=None, metadata={"help": "Training questions: a Hub id or a local file. Default: the domain's own."}

@@ -41,7 +41,7 @@ class TaskFields:
         metadata={
             "help": "What a failed attempt is told: 'binary' (the preset's sentence), 'none' (the question again), or "
             "a sentence of your own with {problem}, {attempts} or {attempts_left} in it, or what the domain's grader "
-            "has to say: 'hint' (arithmetic, maths), 'first_test' or 'error' (code)."
+            "has to say: 'hint' (arithmetic, maths), 'first_test' or 'error' (code, lists)."
         },
     )
     max_remark_tokens: int = field(
