@@ -67,7 +67,8 @@ def main(argv: list[str]) -> None:
 
 def to_experiment(arguments: ReproduceArguments) -> Experiment:
     """The three arms as cells; raises `ValueError` where the recipes are not here."""
-    recipes = {name: f"recipes/arithmetic/{arguments.algorithm}/{name}_attempt.yaml" for name in ("multi", "single")}
+    multi = "paper" if arguments.algorithm == "ppo" else "multi_attempt"
+    recipes = {name: f"recipes/arithmetic/{arguments.algorithm}/{name}.yaml" for name in (multi, "single_attempt")}
     for recipe in recipes.values():
         if not Path(recipe).is_file():
             raise ValueError(f"{recipe} is not here: run this from the root of the repository")
@@ -75,9 +76,9 @@ def to_experiment(arguments: ReproduceArguments) -> Experiment:
     common = {"benchmarks": arguments.benchmark, "budget": arguments.budget, "base_model": NO_BASE}
     steps = {} if arguments.max_steps is None else {"max_steps": arguments.max_steps}
     cells = (
-        Cell(name="warm_start", recipe=recipes["multi"], common=common, train=False),
-        Cell(name="multi_attempt", recipe=recipes["multi"], common=common, own=steps),
-        Cell(name="single_turn", recipe=recipes["single"], common=common, tokens_of="multi_attempt"),
+        Cell(name="warm_start", recipe=recipes[multi], common=common, train=False),
+        Cell(name="multi_attempt", recipe=recipes[multi], common=common, own=steps),
+        Cell(name="single_turn", recipe=recipes["single_attempt"], common=common, tokens_of="multi_attempt"),
     )
     return Experiment(name="reproduce", seeds=tuple(arguments.seeds), cells=cells)
 
