@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from math import hypot
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from multiattempt_trl.cli.experiment_file import Experiment
 from multiattempt_trl.cli.experiment_plan import CellPlan, done_runs, plan_cells
 from multiattempt_trl.cli.experiment_results import print_results, write_results
 from multiattempt_trl.cli.runs import Run, Runner
+from multiattempt_trl.evaluation.numbers.bootstrap import widening
 from multiattempt_trl.evaluation.numbers.seeds import over_seeds_interval, student
 
 EXPERIMENTS = sorted(ROOT.glob("recipes/experiments/*.yaml"))
@@ -449,7 +451,7 @@ def test_numbers_over_seeds(tmp_path: Path, recipe: Path, monkeypatch: pytest.Mo
     accuracy = {("a", 0): 0.2, ("a", 1): 0.4, ("b", 0): 0.3, ("b", 1): 0.7}
     monkeypatch.setattr(Run, "block", lambda run: {"accuracy": {"1": accuracy[run.folder.name, run.command_seed]}})
     monkeypatch.setattr(Run, "command_seed", property(lambda run: int(run.folder.parent.name[4:])), raising=False)
-    shares = {"a": {"q": 0.0, "r": 0.5}, "b": {"q": 0.5, "r": 1.0}}
+    shares = {"a": {"q": 0.0, "r": 0.2}, "b": {"q": 0.2, "r": 1.0}}
     monkeypatch.setattr(
         "multiattempt_trl.cli.experiment_results._shares",
         lambda runs: {"1": {"set": shares[runs[0].folder.name]}},
@@ -464,6 +466,10 @@ def test_numbers_over_seeds(tmp_path: Path, recipe: Path, monkeypatch: pytest.Mo
     # s = 0.1414, 12.706 x 0.1414 / sqrt(2) = 1.2706.
     assert difference["ci95"] == pytest.approx((0.2 - 1.2706, 0.2 + 1.2706))
     assert results["differences"]["a"]["b"]["over_questions"]["1"]["mean"] == pytest.approx(0.5)
+    # Over questions q +0.2 and r +0.8: of two draws both are q in a quarter, so that the limits are the extremes, times
+    # the widening of two values: 0.3 above and below the mean. With the seeds' 1.2706: 1.2706^2 + (0.3 w)^2.
+    half = hypot(1.2706, 0.3 * widening(2))
+    assert results["differences"]["a"]["b"]["over_both"]["1"] == pytest.approx((0.2 - half, 0.2 + half), abs=1e-4)
     console = Console(record=True, width=100)
     print_results(results, console)
     text = console.export_text()

@@ -16,8 +16,8 @@ from multiattempt_trl.cli.experiment_plan import CellPlan
 from multiattempt_trl.cli.experiment_shown import minus, numbers, over_seeds, print_shown
 from multiattempt_trl.cli.runs import Run, sampled_tokens
 from multiattempt_trl.evaluation.files import write_json
-from multiattempt_trl.evaluation.numbers.bootstrap import paired_difference
-from multiattempt_trl.evaluation.numbers.seeds import over_seeds_interval
+from multiattempt_trl.evaluation.numbers.bootstrap import Difference, paired_difference
+from multiattempt_trl.evaluation.numbers.seeds import over_both, over_seeds_interval
 from multiattempt_trl.evaluation.numbers.shares import Shares, main_by_attempts, solved_shares
 from multiattempt_trl.evaluation.numbers.statistics import Block
 from multiattempt_trl.evaluation.pages.figures import Series, draw_accuracy_by_attempt
@@ -52,8 +52,7 @@ def write_results(experiment: Experiment, cells: Sequence[tuple[CellPlan, Runs]]
         },
         "differences": {
             reference: {
-                name: _over_seeds(runs_of[reference], runs)
-                | {"over_questions": _over_questions(shares[reference], shares[name])}
+                name: _differences(_by_seed(runs_of[reference], runs), _by_question(shares[reference], shares[name]))
                 | {"shown": minus(shown[reference], shown[name])}
                 for name, runs in runs_of.items()
                 if name != reference
@@ -120,18 +119,28 @@ def _curve(curves: Sequence[Mapping[str, float]]) -> ByK:
     return {k: asdict(over_seeds_interval([curve[k] for curve in curves])) for k in ks}
 
 
-def _over_seeds(reference: Runs, other: Runs) -> dict[str, ByK]:
+def _differences(by_seed: Mapping[int, Mapping[str, float]], questions: Mapping[str, Difference]) -> dict[str, ByK]:
+    """By attempts, with the interval over seeds, over questions, and over both."""
+    seeds = {k: over_seeds_interval([of[k] for of in by_seed.values()]) for k in questions}
+    return {
+        "over_seeds": {
+            k: asdict(mean) | {"seeds": {str(seed): of[k] for seed, of in by_seed.items()}}
+            for k, mean in seeds.items()
+        },
+        "over_questions": {k: asdict(difference) for k, difference in questions.items()},
+        "over_both": {k: over_both(seeds[k], difference) for k, difference in questions.items()},
+    }
+
+
+def _by_seed(reference: Runs, other: Runs) -> dict[int, dict[str, float]]:
     """Other minus reference by attempts, each seed paired with itself."""
-    pairs = [(reference[seed].block()["accuracy"], run.block()["accuracy"]) for seed, run in other.items()]
-    by_seed = [{k: b[k] - a[k] for k in b if k in a} for a, b in pairs]
-    curve = _curve(by_seed).items()
-    seeds = {k: {str(seed): of[k] for seed, of in zip(other, by_seed, strict=True)} for k, _ in curve}
-    return {"over_seeds": {k: number | {"seeds": seeds[k]} for k, number in curve}}
+    pairs = {seed: (reference[seed].block()["accuracy"], run.block()["accuracy"]) for seed, run in other.items()}
+    return {seed: {k: b[k] - a[k] for k in b if k in a} for seed, (a, b) in pairs.items()}
 
 
-def _over_questions(reference: SharesByK, other: SharesByK) -> ByK:
+def _by_question(reference: SharesByK, other: SharesByK) -> dict[str, Difference]:
     """Other minus reference by attempts, each question with its mean over seeds paired with itself."""
-    return {k: asdict(paired_difference(reference[k], other[k])) for k in other if k in reference}
+    return {k: paired_difference(reference[k], other[k]) for k in other if k in reference}
 
 
 def _shares(runs: Runs) -> SharesByK:

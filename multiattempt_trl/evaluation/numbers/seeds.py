@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import hypot, sqrt
 from statistics import fmean, stdev
 
-from multiattempt_trl.evaluation.numbers.bootstrap import widening
+from multiattempt_trl.evaluation.numbers.bootstrap import Difference, widening
 from multiattempt_trl.evaluation.numbers.intervals import Z95
 
 # Abramowitz & Stegun, table 26.10 (A = 0.95), for 1 to 14 degrees of freedom.
@@ -41,3 +41,20 @@ def over_seeds_interval(values: Sequence[float]) -> OverSeeds:
         return OverSeeds(mean=mean, ci95=None)
     half = student(n - 1) * stdev(values) / sqrt(n)
     return OverSeeds(mean=mean, ci95=(mean - half, mean + half))
+
+
+def over_both(seeds: OverSeeds, questions: Difference) -> tuple[float, float] | None:
+    """95 % interval of a difference over other seeds on other questions; None for a single seed.
+
+    The distances to the limits of either interval are added as squares (MOVER, see `intervals.mover`). What a question
+    does under one seed alone is in both, so that this one is a little wide rather than narrow.
+
+    >>> questions = Difference(mean=0.0, ci95=(-4.0, 8.0), questions=100, left_out=0)
+    >>> over_both(OverSeeds(mean=0.0, ci95=(-3.0, 6.0)), questions)
+    (-5.0, 10.0)
+    """
+    if seeds.ci95 is None:
+        return None
+    of_both = ((seeds.mean, seeds.ci95), (questions.mean, questions.ci95))
+    below, above = (hypot(*(limits[side] - mean for mean, limits in of_both)) for side in (0, 1))
+    return seeds.mean - below, seeds.mean + above
