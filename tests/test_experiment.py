@@ -466,8 +466,8 @@ def test_numbers_over_seeds(tmp_path: Path, recipe: Path, monkeypatch: pytest.Mo
     # s = 0.1414, 12.706 x 0.1414 / sqrt(2) = 1.2706.
     assert difference["ci95"] == pytest.approx((0.2 - 1.2706, 0.2 + 1.2706))
     assert results["differences"]["a"]["b"]["over_questions"]["1"]["mean"] == pytest.approx(0.5)
-    # Over questions q +0.2 and r +0.8: of two draws both are q in a quarter, so that the limits are the extremes, times
-    # the widening of two values: 0.3 above and below the mean. With the seeds' 1.2706: 1.2706^2 + (0.3 w)^2.
+    # Over questions q +0.2 and r +0.8: of two draws both are q in a quarter, so that the limits are the extremes, 0.3
+    # from the mean, times the widening of two values. With the seeds: 1.2706^2 + (0.3 w)^2.
     half = hypot(1.2706, 0.3 * widening(2))
     assert results["differences"]["a"]["b"]["over_both"]["1"] == pytest.approx((0.2 - half, 0.2 + half), abs=1e-4)
     console = Console(record=True, width=100)
