@@ -97,7 +97,7 @@ CELLS: dict[str, Any] = {
 
 def test_the_recipes_are_visited() -> None:
     assert {path.stem for path in EXPERIMENTS} == {
-        *("attempts", "budget_draw", "count", "credit", "degradation", "feedback", "refinement")
+        *("attempts", "budget_draw", "count", "credit", "degradation", "feedback", "first_attempts", "refinement")
     }
 
 
