@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +16,13 @@ import yaml
 from rich.console import Console
 from test_recipes import ROOT
 
-from multiattempt_trl.cli import main
+from multiattempt_trl.cli import main, reproduce
 from multiattempt_trl.cli.experiment import run_cells
 from multiattempt_trl.cli.experiment_cost import seconds_left
 from multiattempt_trl.cli.experiment_file import Experiment
 from multiattempt_trl.cli.experiment_plan import CellPlan, done_runs, plan_cells
 from multiattempt_trl.cli.experiment_results import print_results, write_results
+from multiattempt_trl.cli.reuse import local_files
 from multiattempt_trl.cli.runs import Run, Runner
 from multiattempt_trl.evaluation.numbers.bootstrap import widening
 from multiattempt_trl.evaluation.numbers.seeds import over_seeds_interval, student
@@ -383,14 +385,195 @@ def test_a_link_that_leads_nowhere_or_elsewhere(tmp_path: Path, recipe: Path, ch
     run_cells(plans, (0,), second, child, 1)
     assert len(calls(second)) == 1
     assert not (second / "seed0" / "two").is_symlink()
-    # What it leads to is now another run: refused, as in a folder of its own.
+    # What it leads to is now another run, and stays as it is.
     plans, first = planned_as(tmp_path, "first", {"two": {"beta": 0}}, recipe)
     run_cells(plans, (0,), first, child, 1)
+    shutil.rmtree(second)
     plans, third = planned_as(tmp_path, "third", {"two": {}}, recipe)
     (third / "seed0").mkdir(parents=True)
     (third / "seed0" / "two").symlink_to("../../first/seed0/two")
-    with pytest.raises(ValueError, match=r"seed 0: two: .*third/seed0/two holds a run with other settings"):
-        run_cells(plans, (0,), third, child, 1)
+    before = left_in(first)
+    run_cells(plans, (0,), third, child, 1)
+    assert len(calls(third)) == 1
+    assert not (third / "seed0" / "two").is_symlink()
+    assert left_in(first) == before
+
+
+def test_nothing_is_written_through_a_link(
+    tmp_path: Path, recipe: Path, child: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = {"two": {}, "after": {"model_of": "two"}}
+    plans, first = planned_as(tmp_path, "first", cells, recipe)
+    run_cells(plans, (0,), first, child, 1)
+    again, second = planned_as(tmp_path, "second", {"zwei": {}, "nach": {"model_of": "zwei"}}, recipe)
+    run_cells(again, (0,), second, child, 1)
+    assert calls(second) == []
+    # What one link leads to is evaluated again, what the other leads to is only begun.
+    (first / "seed0" / "after" / "eval" / "summary.json").unlink()
+    shutil.rmtree(first / "seed0" / "two")
+    (first / "seed0" / "two").mkdir()
+    (first / "seed0" / "two" / "log.txt").touch()
+    before = left_in(first)
+    capsys.readouterr()
+    run_cells(again, (0,), second, child, 1)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "seed0/nach led to ../../first/seed0/after, where no such run is finished: link removed" in said
+    assert left_in(first) == before
+    assert len(calls(second)) == 2
+    assert not any(path.is_symlink() for path in (second / "seed0").iterdir())
+
+
+def test_a_link_that_somebody_else_has_removed(
+    tmp_path: Path, recipe: Path, child: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans, output = planned_as(tmp_path, "first", {"two": {}}, recipe)
+    (output / "seed0").mkdir(parents=True)
+    (output / "seed0" / "two").symlink_to("../../gone/seed0/two")
+    say = Runner._say
+
+    def a_moment_later(runner: Runner, line: str) -> None:
+        if "link removed" in line:
+            (output / "seed0" / "two").unlink()
+        say(runner, line)
+
+    monkeypatch.setattr(Runner, "_say", a_moment_later)
+    run_cells(plans, (0,), output, child, 1)
+    assert len(calls(output)) == 1
+
+
+def test_a_folder_in_which_nothing_was_begun_becomes_a_link(tmp_path: Path, recipe: Path, child: Runner) -> None:
+    plans, first = planned_as(tmp_path, "first", {"two": {}}, recipe)
+    run_cells(plans, (0,), first, child, 1)
+    plans, second = planned_as(tmp_path, "second", {"never": {}, "kept": {}}, recipe)
+    for name in ("never", "kept"):
+        (second / "seed0" / name).mkdir(parents=True)
+        for file in ("log.txt", "command.json", ".lock"):
+            (second / "seed0" / name / file).touch()
+    (second / "seed0" / "kept" / "notes.txt").touch()
+    run_cells(plans, (0,), second, child, 1)
+    assert str((second / "seed0" / "never").readlink()) == "../../first/seed0/two"
+    assert len(calls(second)) == 1
+    assert (second / "seed0" / "kept" / "notes.txt").is_file()
+
+
+def left_in(folder: Path) -> dict[str, float]:
+    """Everything below, with the time it was written."""
+    return {str(path.relative_to(folder)): path.lstat().st_mtime_ns for path in folder.rglob("*")}
+
+
+# --- which runs are the same -----------------------------------------------------------------------------------------
+
+
+def test_what_a_run_started_from_is_remembered(tmp_path: Path, recipe: Path, child: Runner) -> None:
+    cells = {"two": {}, "after": {"model_of": "two"}, "seen": {"train": False, "model_of": "two"}}
+    plans, first = planned_as(tmp_path, "first", cells, recipe)
+    run_cells(plans, (0,), first, child, 1)
+    told = json.loads((first / "seed0" / "seen" / "command.json").read_text())
+    assert told["start"] == plans[0].run(0, first).essence
+    assert json.loads((first / "seed0" / "two" / "command.json").read_text())["start"] is None
+    # `two` is another one now, under the same path.
+    shutil.rmtree(first / "seed0" / "two")
+    plans, first = planned_as(tmp_path, "first", cells | {"two": {"learning_rate": 0.5}}, recipe)
+    with pytest.raises(ValueError, match="seed0/after holds a run with other settings") as refused:
+        run_cells(plans, (0,), first, child, 1)
+    assert "seed0/seen holds a run with other settings" in str(refused.value)
+    assert len(calls(first)) == 4
+    other = {"base": {"learning_rate": 0.5}, "x": {"model_of": "base"}}
+    plans, second = planned_as(tmp_path, "second", other, recipe)
+    run_cells(plans, (0,), second, child, 1)
+    assert [call.split("--output_dir ")[1] for call in calls(second)] == [str(second / "seed0" / "x")]
+
+
+def test_a_run_that_tells_no_start_stays_valid_where_it_had_none(tmp_path: Path, recipe: Path, child: Runner) -> None:
+    """As earlier versions have left it."""
+    cells = {"two": {}, "start": {"train": False}, "after": {"model_of": "two"}}
+    plans, output = planned_as(tmp_path, "first", cells, recipe)
+    run_cells(plans, (0,), output, child, 1)
+    for name in cells:
+        path = output / "seed0" / name / "command.json"
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps({"command": told["command"], "recipe": told["recipe"]}))
+    assert all(plan.run(0, output).is_done() for plan in plans[:2])
+    with pytest.raises(ValueError, match=r"after: .*other settings"):
+        plans[2].run(0, output).is_done()
+
+
+def test_a_field_is_the_same_wherever_it_is_said(tmp_path: Path, recipe: Path, child: Runner) -> None:
+    plans, first = planned_as(tmp_path, "first", {"two": {"credit": "own", "lam": 0.9}}, recipe)
+    run_cells(plans, (0,), first, child, 1)
+    plans, _ = planned_as(tmp_path, "first", {"two": {"lam": 0.9, "credit": "own"}}, recipe)
+    assert plans[0].run(0, first).is_done()
+    # What the recipe says anyway, and in the recipe what was a field.
+    plans, _ = planned_as(tmp_path, "first", {"two": {"lam": 0.9, "credit": "own", "max_attempts": 2}}, recipe)
+    assert plans[0].run(0, first).is_done()
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace("credit: terminal", "credit: own"), encoding="utf-8")
+    plans, second = planned_as(tmp_path, "second", {"two": {"lam": 0.9}}, recipe)
+    run_cells(plans, (0,), second, child, 1)
+    assert calls(second) == []
+    plans, third = planned_as(tmp_path, "third", {"two": {"lam": 0.9, "credit": "terminal"}}, recipe)
+    run_cells(plans, (0,), third, child, 1)
+    assert len(calls(third)) == 1
+
+
+def test_processes_that_train_together_make_another_run(tmp_path: Path, recipe: Path, child: Runner) -> None:
+    cells = {"two": {}, "start": {"train": False}}
+    plans, first = planned_as(tmp_path, "first", cells, recipe)
+    run_cells(plans, (0,), first, child, 1)
+    assert "processes" not in json.loads((first / "seed0" / "two" / "command.json").read_text())
+    plans = plan_cells(Experiment.read(tmp_path / "small.yaml"), 2)
+    run_cells(plans, (0,), tmp_path / "experiments" / "second", child, 1)
+    (call,) = calls(tmp_path / "experiments" / "second")  # an evaluation is shared out, and the same
+    assert call.startswith("ppo ")
+    with pytest.raises(ValueError, match=r"two: .*other settings"):
+        plans[0].run(0, first).is_done()
+
+
+@pytest.mark.parametrize("name", ["dataset_name", "benchmarks", "chat_template", "domain"])
+def test_what_stands_in_a_file_that_is_named_decides_too(name: str, tmp_path: Path, recipe: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("from multiattempt_trl.domains.arithmetic import DOMAIN\n")
+    value = f"arithmetic,mine={file}" if name == "benchmarks" else str(file)
+    command = ["ppo", "--config", str(recipe), f"--{name}", value]
+    run = Run(label="a", folder=tmp_path / "a", command=command, evaluation=[])
+    assert list(run.identity["files"]) == [str(file)]
+    before = run.essence
+    assert run.essence == before
+    file.write_text("from multiattempt_trl.domains.lists import DOMAIN\n")
+    assert run.essence != before
+    assert "files" not in Run(label="a", folder=tmp_path, command=command[:3], evaluation=[]).identity
+
+
+def test_a_saved_set_is_a_folder_of_files(tmp_path: Path) -> None:
+    (tmp_path / "set" / "train").mkdir(parents=True)
+    (tmp_path / "set" / "train" / "data.arrow").write_text("1")
+    identity = {"command": ["ppo", "--dataset_name", f"{tmp_path}/set:train"], "recipe": None}
+    before = local_files(identity)
+    assert list(before) == [f"{tmp_path}/set"]
+    (tmp_path / "set" / "train" / "data.arrow").write_text("2")
+    assert local_files(identity) != before
+
+
+def test_reproduce_makes_its_own_runs(
+    tmp_path: Path, recipe: Path, child: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans, first = planned_as(tmp_path, "first", {"two": {}}, recipe)
+    run_cells(plans, (0,), first, child, 1)
+    alone = plan_cells(Experiment.read(tmp_path / "small.yaml"), reuse=False)
+    second = tmp_path / "experiments" / "second"
+    assert done_runs(alone, (0,), second) == {}
+    run_cells(alone, (0,), second, child, 1)
+    assert len(calls(second)) == 1
+    monkeypatch.chdir(ROOT)
+    given: list[CellPlan] = []
+
+    def stop(plans: list[CellPlan], *_: Any) -> None:
+        given.extend(plans)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(reproduce, "run_cells", stop)
+    with pytest.raises(ValueError, match="enough"):
+        reproduce.main(["--output_dir", str(tmp_path / "out")])
+    assert [plan.reuse for plan in given] == [False] * 3
 
 
 def test_a_run_made_elsewhere_is_known_by_its_command(tmp_path: Path, recipe: Path, child: Runner) -> None:

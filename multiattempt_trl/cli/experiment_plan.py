@@ -39,9 +39,13 @@ class CellPlan:
     """Of `model_of`."""
     reference: "CellPlan | None"
     """Of `tokens_of`."""
+    processes: int
+    """That train together."""
+    reuse: bool
+    """Whether finished runs of experiments beside are linked."""
 
     @classmethod
-    def of(cls, cell: Cell, above: Mapping[str, "CellPlan"], processes: int) -> Self:
+    def of(cls, cell: Cell, above: Mapping[str, "CellPlan"], processes: int, reuse: bool) -> Self:
         """Raises `ValueError` for fields that do not exist, and for values that cannot work."""
         config_class = planned(ALGORITHMS[cell.algorithm], processes)
         records = (TaskArguments, EvalArguments, config_class, ModelConfig)
@@ -65,8 +69,9 @@ class CellPlan:
         if reference:
             args.max_steps = _steps(schedule, reference.schedule.expected_tokens, schedule.mean_tokens)
             schedule = _schedule(args, processes, schedule.questions, attempts, tokens)
-        read = {"task": task, "evaluation": evaluation, "args": args, "model_args": model_args}
-        return cls(cell=cell, **read, schedule=schedule, start=start, reference=reference)
+        read: dict[str, Any] = {"task": task, "evaluation": evaluation, "args": args, "model_args": model_args}
+        read |= {"start": start, "reference": reference}
+        return cls(cell=cell, **read, schedule=schedule, processes=processes, reuse=reuse)
 
     def run(self, seed: int, output: Path) -> Run:
         """The run with this seed in the experiment's folder, once those are done that it follows from."""
@@ -84,7 +89,17 @@ class CellPlan:
             command = [*self._evaluation(untrained=start is None), *model, *place]
         label = f"seed {seed}: {cell.name}"
         again = [*self._evaluation(untrained=False), *place, "--overwrite_output_dir", "true"]
-        return Run(label=label, folder=folder, command=command, evaluation=again, start=start)
+        # An evaluation plays the same dialogues however many processes share them.
+        processes = self.processes if cell.train else 1
+        return Run(
+            label=label,
+            folder=folder,
+            command=command,
+            evaluation=again,
+            start=start,
+            processes=processes,
+            reuse=self.reuse,
+        )
 
     def equal_steps(self, reference: Path) -> int:
         """Optimizer steps after which this training will have sampled about as many tokens as that one did.
@@ -132,11 +147,16 @@ def run_folder(output: Path, seed: int, cell: str) -> Path:
     return output / f"seed{seed}" / cell
 
 
-def plan_cells(experiment: Experiment, processes: int = 1) -> list[CellPlan]:
-    """Every cell with its recipe read; raises `ValueError` that names the cell of which something is wrong."""
+def plan_cells(experiment: Experiment, processes: int = 1, *, reuse: bool = True) -> list[CellPlan]:
+    """Every cell with its recipe read; raises `ValueError` that names the cell of which something is wrong.
+
+    Args:
+        processes: that train together.
+        reuse: whether finished runs of experiments whose folders stand beside are linked instead of run.
+    """
     plans: dict[str, CellPlan] = {}
     for cell in experiment.cells:
-        plans[cell.name] = CellPlan.of(cell, plans, processes)
+        plans[cell.name] = CellPlan.of(cell, plans, processes, reuse)
     return list(plans.values())
 
 

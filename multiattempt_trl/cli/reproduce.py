@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     (arguments,) = TrlParser((ReproduceArguments,), prog="multiattempt reproduce").parse_args_and_config(argv)
     experiment, console = to_experiment(arguments), Console(stderr=True)
     folder = Path(arguments.output_dir)
-    plans = plan_cells(experiment)
+    plans = plan_cells(experiment, reuse=False)  # its own trainings, whatever stands beside
     with quiet_end():
         runs = run_cells(plans, experiment.seeds, folder, Runner(console), max(arguments.jobs, 1))
     arms = {arm: over_seeds({str(seed): run.block() for seed, run in runs[arm].items()}) for arm in ARMS}

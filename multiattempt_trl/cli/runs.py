@@ -19,7 +19,7 @@ import yaml
 from rich.console import Console
 from transformers.trainer_utils import sort_checkpoints
 
-from multiattempt_trl.cli.reuse import COMMAND_FILE, Essence, essence, finished_twin, link, saved_essence
+from multiattempt_trl.cli.reuse import COMMAND_FILE, Essence, essence, finished_twin, link, local_files, saved_essence
 from multiattempt_trl.cli.train import METRICS_FILE
 from multiattempt_trl.evaluation.files import write_json
 from multiattempt_trl.evaluation.numbers.statistics import Block
@@ -29,6 +29,8 @@ from multiattempt_trl.training.checkpoints import MANIFEST
 TIME_FILE = "took.json"
 """Beside it, where it ran without a break: seconds."""
 LOG_FILE = "log.txt"
+LEFTOVERS = (LOG_FILE, COMMAND_FILE, ".lock")
+"""What a run leaves that never began; earlier versions kept the lock there."""
 OF_TRAINING = (MANIFEST, "optimizer.pt", "scheduler.pt", "trainer_state.json", "training_args.bin")
 """Of a checkpoint: files that are no part of the model."""
 
@@ -49,26 +51,43 @@ class Run:
     """The command that evaluates a `--model` that is trained already, but for the model."""
     start: "Run | None" = None
     """The run whose model it starts from."""
+    processes: int = 1
+    """That train together: each has a batch of its own."""
+    reuse: bool = False
+    """Whether a finished run beside that is the same stands for it."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be the same for the run to be the same: the command, and what stands in its recipe."""
+        """What must be the same for the run to be the same: all that it is begun with, and from."""
         is_recipe = self.command[1] == "--config"
         recipe = yaml.safe_load(Path(self.command[2]).read_text(encoding="utf-8")) if is_recipe else None
-        return {"command": self.command, "recipe": recipe}
+        identity = {"command": self.command, "recipe": recipe, "start": self.start.essence if self.start else None}
+        # Only where there are any, so that other runs are what they were before these were told.
+        more = {"processes": self.processes if self.processes > 1 else None, "files": local_files(identity)}
+        return identity | {key: value for key, value in more.items() if value}
 
     @property
     def essence(self) -> Essence:
-        return essence(self.identity, self.start.essence if self.start else None)
+        return essence(self.identity)
 
     @property
     def place(self) -> Path:
-        """Where it stands: in its folder, or while that is missing, where a finished run is the same."""
-        return self.folder if self.folder.exists() else finished_twin(self.folder, self.essence) or self.folder
+        """Where it stands: in its folder, or while nothing was begun there, where a finished run is the same."""
+        own = not self.folder.is_symlink() and self.folder.is_dir()
+        begun = own and any(path.name not in LEFTOVERS for path in self.folder.iterdir())
+        if begun or not self.reuse or self.is_done():
+            return self.folder
+        return finished_twin(self.folder, self.essence) or self.folder
 
     def is_done(self) -> bool:
-        """Raises `ValueError` where the folder holds what another command has made; it is left as it is."""
+        """Whether it is finished in its folder, or where that leads as a link.
+
+        Raises `ValueError` where the folder holds what another command has made; it is left as it is. A link that
+        leads to such a run is as none.
+        """
         done = (self.folder / "eval" / SUMMARY_FILE).is_file()
+        if self.folder.is_symlink():
+            return done and saved_essence(self.folder) == self.essence
         begun = done or (self.folder / METRICS_FILE).is_file() or bool(sort_checkpoints(str(self.folder)))
         if begun and saved_essence(self.folder) != self.essence:
             raise ValueError(
@@ -113,25 +132,33 @@ class Runner:
         if run.is_done():
             self._say(f"{run.label} is done already")
             return
-        if run.folder.is_symlink() and not run.folder.exists():
-            run.folder.unlink()  # what it led to is gone
-        if (twin := run.place) != run.folder and link(run.folder, twin):
-            self._say(f"{run.label} is done in {twin}: linked")
-            return
-        run.folder.mkdir(parents=True, exist_ok=True)
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
         with self._alone(run) as held:
             if run.is_done():  # by who had it before
                 self._say(f"{run.label} is done by now")
                 return
-            command = run.next_command()
-            anew = command == run.command
-            self._say(f"{run.label} {'...' if anew else 'goes on ...'}")
-            first = anew and not (run.folder / METRICS_FILE).is_file()
-            write_json(run.folder / COMMAND_FILE, run.identity)
-            start = perf_counter()
-            self._call(run, command, held)
-            if first:
-                write_json(run.folder / TIME_FILE, {"seconds": round(perf_counter() - start, 1)})
+            if run.folder.is_symlink():  # what it leads to is another's, and nothing is written there
+                to = run.folder.readlink()
+                self._say(f"{run.label}: {run.folder} led to {to}, where no such run is finished: link removed")
+                run.folder.unlink(missing_ok=True)
+            if (twin := run.place) != run.folder:
+                _clear(run.folder)
+                link(run.folder, twin)
+                self._say(f"{run.label} is done in {twin}: linked")
+                return
+            run.folder.mkdir(exist_ok=True)
+            self._go_on(run, held)
+
+    def _go_on(self, run: Run, held: int) -> None:
+        command = run.next_command()
+        anew = command == run.command
+        self._say(f"{run.label} {'...' if anew else 'goes on ...'}")
+        first = anew and not (run.folder / METRICS_FILE).is_file()
+        write_json(run.folder / COMMAND_FILE, run.identity)
+        start = perf_counter()
+        self._call(run, command, held)
+        if first:
+            write_json(run.folder / TIME_FILE, {"seconds": round(perf_counter() - start, 1)})
 
     def stop(self) -> None:
         """Ends all children and starts no more."""
@@ -172,8 +199,11 @@ class Runner:
 
     @contextmanager
     def _alone(self, run: Run) -> Iterator[int]:
-        """Waits until no other process has the folder. The child inherits the lock, and keeps it if we are killed."""
-        with (run.folder / ".lock").open("w") as file:
+        """Waits until no other process has the folder. The child inherits the lock, and keeps it if we are killed.
+
+        It stands beside the folder, which may have to become a link.
+        """
+        with (run.folder.parent / f".{run.folder.name}.lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -183,6 +213,14 @@ class Runner:
 
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False)
+
+
+def _clear(folder: Path) -> None:
+    """Removes what a run left that never began."""
+    if folder.exists():
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
 
 
 def _take_model(checkpoint: Path, folder: Path) -> None:
