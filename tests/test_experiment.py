@@ -17,13 +17,16 @@ from rich.console import Console
 from test_recipes import ROOT
 
 from multiattempt_trl.cli import main, reproduce
+from multiattempt_trl.cli.arguments import Settings
 from multiattempt_trl.cli.experiment import run_cells
 from multiattempt_trl.cli.experiment_cost import seconds_left
 from multiattempt_trl.cli.experiment_file import Experiment
 from multiattempt_trl.cli.experiment_plan import CellPlan, done_runs, plan_cells
 from multiattempt_trl.cli.experiment_results import print_results, write_results
+from multiattempt_trl.cli.experiment_shown import numbers
 from multiattempt_trl.cli.reuse import local_files
 from multiattempt_trl.cli.runs import Run, Runner
+from multiattempt_trl.domains.sources import HubSource
 from multiattempt_trl.evaluation.numbers.bootstrap import widening
 from multiattempt_trl.evaluation.numbers.seeds import over_seeds_interval, student
 
@@ -146,6 +149,19 @@ def test_a_grid_is_every_combination_below_the_named_cells(tmp_path: Path, recip
         ({"cells": {"a": {"tokens_of": "b"}, "b": {}}}, "cell 'a': tokens_of 'b' is no trained cell above it"),
         ({"cells": {"a": {}, "b": {"tokens_of": "a", "max_steps": 8}}}, "cell 'b': tokens_of decides the steps"),
         ({"cells": {"a": {"train": False, "credit": "terminal"}}}, "cell 'a': it trains nothing, and 'credit'"),
+        ({"cells": {"a": {"domain": "nope"}}}, "cell 'a': domain 'nope' is unknown"),
+        ({"cells": {"a": {"feedback": "hnit"}}}, "cell 'a': feedback 'hnit' is neither"),
+        (
+            {"cells": {"a": {}, "b": {"train": False, "model_of": "a", "feedback": "hnit"}}},
+            "cell 'b': feedback 'hnit'",
+        ),
+        ({"cells": {"a": {"prompt_preset": "papr"}}}, "cell 'a': .*'papr'"),
+        ({"cells": {"a": {"probes": "anounced"}}}, "cell 'a': probe 'anounced' is unknown"),
+        ({"cells": {"a": {"benchmarks": "nope"}}}, "cell 'a': benchmark 'nope' is unknown"),
+        ({"cells": {"a": {"benchmarks": "arithmetic,arithmetic"}}}, "cell 'a': benchmark 'arithmetic' is named twice"),
+        ({"cells": {"a": {"domain": "maths", "benchmarks": "x=no.jsonl"}}}, "cell 'a': .*there is no file 'no.jsonl'"),
+        ({"cells": {"a": {"independent": 1}}}, "cell 'a': pass@2 needs at least 2 independent samples, got 1"),
+        ({"cells": {"a": {"domain": "lists", "stop_at_box": True}}}, "cell 'a': stop_at_box ends an attempt"),
         ({"recipe": "no/where.yaml"}, "there is no recipe 'no/where.yaml'"),
         ({"show": "refinement"}, "show must be a list of names, got 'refinement'"),
         ({"against": ["b"]}, "against 'b': there is no such cell"),
@@ -156,6 +172,37 @@ def test_a_mistake_is_named(change: dict[str, Any], message: str, tmp_path: Path
     content = {"recipe": str(recipe), "seeds": [0], "cells": {"a": {}}, **change}
     with pytest.raises(ValueError, match=message):
         plans_of(written(tmp_path, **content))
+
+
+def test_what_may_stand_on_the_hub_is_not_asked_for(
+    tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HubSource, "rows", lambda *_: pytest.fail("the Hub was asked"))
+    cells = {"a": {}, "b": {"benchmarks": "math500,own=some/set"}}
+    written(tmp_path, recipe=str(recipe), cells=cells, set={"domain": "maths", "prompt_preset": "paper"})
+    plan_cells(Experiment.read(tmp_path / "small.yaml"))
+
+
+def test_an_evaluation_of_an_untrained_model_says_what_training_would(
+    tmp_path: Path, recipe: Path, tiny_model: Path
+) -> None:
+    def command(**fields: Any) -> str:
+        content = {"recipe": str(recipe), "cells": {"a": {"train": False}}, "set": fields}
+        plans, _ = plans_of(written(tmp_path, **content))
+        return " ".join(plans[0].run(0, tmp_path).command)
+
+    assert "--feedback binary" in command()
+    assert "max_remark_tokens" not in command()  # the defaults, as earlier versions left them out
+    assert "eval_count" not in command()
+    assert "--max_remark_tokens 7 " in command(max_remark_tokens=7)
+    assert "--eval_count hidden " in command(count="hidden")
+    # A model that was told otherwise in its own training is told the defaults.
+    told = tmp_path / "told"
+    shutil.copytree(tiny_model, told)
+    Settings(count="hidden", max_remark_tokens=7).save(told)
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace(str(tiny_model), str(told)), encoding="utf-8")
+    assert "--max_remark_tokens 96 " in command()
+    assert "--eval_count shown " in command()
 
 
 # --- what is run -----------------------------------------------------------------------------------------------------
@@ -659,6 +706,19 @@ def test_numbers_over_seeds(tmp_path: Path, recipe: Path, monkeypatch: pytest.Mo
     assert "50.0 ±254.1" in text
     assert "+20.0 ±127.1" in text
     assert "-20.0 ±127.1" in text
+
+
+def test_only_finite_numbers_of_the_log_are_shown(
+    tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "block", lambda _: {})
+    run = plans_of(written(tmp_path, recipe=str(recipe), cells={"a": {}}))[0][0].run(0, tmp_path)
+    run.folder.mkdir(parents=True)
+    logged = (9.0, 9.0, 9.0, 9.0, 1.0, float("nan"), float("inf"), 3.0)
+    values = [{"some": value, "none": float("nan")} for value in logged]
+    lines = [json.dumps({"sampled_tokens_total": 1} | value) for value in values]
+    (run.folder / "metrics.jsonl").write_text("\n".join(lines))
+    assert numbers(run, ["some", "none"]) == {"some": 2.0}
 
 
 def test_numbers_that_the_file_asks_for(tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,11 @@ def test_what_is_said_of_second_answers(tmp_path: Path) -> None:
     assert "which is as good as far as these questions tell" in html
     assert "26 questions whose first answer was wrong: right at the second" in html
     assert "<td>27.0<small>15.0 to 45.0</small></td><td>+4.0<small>-5.0 to 10.0</small></td>" in html
+    several = write(tmp_path / "several", invented.summary(("toy", "other")))
+    many = invented.summary(("toy", "other"))["average"]["refinement"]["n"]
+    assert f"Where the first answer was wrong ({many:,} questions; each benchmark has the same weight), the" in several
+    assert "For 12.5 % in the same mean no sample has another answer." in several
+    assert "12.5 % in the same mean" in (tmp_path / "several" / "report.html").read_text(encoding="utf-8")
     for limits, n, said in (
         ([0.01, 0.1], 26, "which is worse: feedback brings more"),
         ([-0.1, -0.01], 26, "which is better: crossing out"),

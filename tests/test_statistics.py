@@ -523,6 +523,10 @@ class TestMeans:
         with pytest.raises(ValueError, match=r"got \[9, 10\] questions"):
             over_seeds({**seeds, "2": a_block([0.4, 0.8], 9)})
 
+    def test_a_block_of_an_earlier_version_has_no_refinement(self) -> None:
+        old: Any = {name: value for name, value in a_block([0.2, 0.4], 10).items() if name != "refinement"}
+        assert over_seeds({"0": old, "1": old})["mean"]["refinement"] is None
+
     def test_blocks_of_different_budgets_are_not_averaged(self) -> None:
         with pytest.raises(ValueError, match=r"budgets \[1, 2\]"):
             average([a_block([0.2], 10), a_block([0.2, 0.3], 10)])

@@ -47,36 +47,7 @@ class Evaluator:
     @classmethod
     def prepare(cls, arguments: EvalArguments, settings: Settings, domain: Domain, *, model_name: str) -> "Evaluator":
         """Raises `ValueError` for benchmarks that cannot be read and for values that cannot be played."""
-        domain.check_feedback(settings.feedback)
-        domain.check_stop_at_box(settings.stop_at_box)
-        episode_tokens = arguments.eval_max_episode_tokens
-        attempt_tokens = arguments.eval_max_attempt_tokens or settings.max_attempt_tokens or domain.max_attempt_tokens
-        sampled = arguments.protocol == "sampled"
-        samples = arguments.eval_samples or (SAMPLED_DIALOGUES if sampled else 1)
-        temperature = arguments.eval_temperature
-        if temperature is None:
-            temperature = SAMPLED_TEMPERATURE if sampled else 0.0
-        plan = EvalPlan(
-            model=model_name,
-            base_model=_base(arguments.base_model, settings.base_model, model_name),
-            preset=domain.preset(settings.prompt_preset),
-            limits=Limits(
-                attempt=attempt_tokens or episode_tokens,
-                episode=episode_tokens,
-                context=sys.maxsize,
-                remark=settings.max_remark_tokens,
-            ),
-            budget=arguments.budget,
-            protocol=arguments.protocol,  # type: ignore[arg-type]  # checked by the plan
-            samples=samples,
-            sampling=Sampling(temperature=temperature),
-            feedback=settings.feedback,
-            count=arguments.eval_count or settings.count,  # type: ignore[arg-type]  # checked by the plan
-            stop_at_box=settings.stop_at_box,
-            independent=arguments.independent,
-            probes=_probes(arguments.probes, arguments.budget),  # type: ignore[arg-type]  # checked by the plan
-            seed=settings.seed,
-        )
+        plan = eval_plan(arguments, settings, domain, model_name=model_name)
         return cls(plan=plan, benchmarks=load_benchmarks(domain, arguments), arguments=arguments)
 
     def beside(self, trained_from: str | None) -> "Evaluator":
@@ -166,24 +137,64 @@ class Evaluator:
         return load
 
 
+def eval_plan(arguments: EvalArguments, settings: Settings, domain: Domain, *, model_name: str) -> EvalPlan:
+    """What is asked for, of a model that is spoken to in this way; raises `ValueError` for what cannot be played."""
+    domain.check_feedback(settings.feedback)
+    domain.check_stop_at_box(settings.stop_at_box)
+    episode_tokens = arguments.eval_max_episode_tokens
+    attempt_tokens = arguments.eval_max_attempt_tokens or settings.max_attempt_tokens or domain.max_attempt_tokens
+    sampled = arguments.protocol == "sampled"
+    samples = arguments.eval_samples or (SAMPLED_DIALOGUES if sampled else 1)
+    temperature = arguments.eval_temperature
+    if temperature is None:
+        temperature = SAMPLED_TEMPERATURE if sampled else 0.0
+    return EvalPlan(
+        model=model_name,
+        base_model=_base(arguments.base_model, settings.base_model, model_name),
+        preset=domain.preset(settings.prompt_preset),
+        limits=Limits(
+            attempt=attempt_tokens or episode_tokens,
+            episode=episode_tokens,
+            context=sys.maxsize,
+            remark=settings.max_remark_tokens,
+        ),
+        budget=arguments.budget,
+        protocol=arguments.protocol,  # type: ignore[arg-type]  # checked by the plan
+        samples=samples,
+        sampling=Sampling(temperature=temperature),
+        feedback=settings.feedback,
+        count=arguments.eval_count or settings.count,  # type: ignore[arg-type]  # checked by the plan
+        stop_at_box=settings.stop_at_box,
+        independent=arguments.independent,
+        probes=_probes(arguments.probes, arguments.budget),  # type: ignore[arg-type]  # checked by the plan
+        seed=settings.seed,
+    )
+
+
 def load_benchmarks(domain: Domain, arguments: EvalArguments) -> dict[str, list[Question]]:
     """The questions of each benchmark that was asked for, under its name.
 
     Raises `ValueError` for one that is unknown, unreadable or named twice.
     """
+    named = named_benchmarks(domain, arguments)
+    return {name: domain.load_benchmark(spec)[: arguments.eval_limit] for name, spec in named.items()}
+
+
+def named_benchmarks(domain: Domain, arguments: EvalArguments) -> dict[str, str]:
+    """Name -> how it was asked for; raises `ValueError` for a name that cannot be, or twice."""
     specs = [spec.strip() for spec in (arguments.benchmarks or ",".join(domain.benchmarks)).split(",") if spec.strip()]
-    loaded: dict[str, list[Question]] = {}
+    named: dict[str, str] = {}
     for spec in specs:
         name, _, path = spec.partition("=")
         name = name if path else Path(spec).stem
         if name.lower() == RESERVED:
             raise ValueError(f"a benchmark cannot be called {name!r}, as the mean over benchmarks is; write name=path")
-        if name in loaded:
+        if name in named:
             raise ValueError(f"benchmark {name!r} is named twice in {arguments.benchmarks!r}; write name=path")
-        loaded[name] = domain.load_benchmark(spec)[: arguments.eval_limit]
-    if not loaded:
+        named[name] = spec
+    if not named:
         raise ValueError(f"benchmarks {arguments.benchmarks!r} names none; leave it out for those of the domain")
-    return loaded
+    return named
 
 
 def _base(asked_for: str | None, trained_from: str | None, model: str) -> str | None:

@@ -8,7 +8,8 @@ from typing import Any, NoReturn, Self
 
 from trl import ModelConfig, TrlParser
 
-from multiattempt_trl.cli.arguments import EvalArguments, TaskArguments
+from multiattempt_trl.cli.arguments import EvalArguments, Settings, TaskArguments
+from multiattempt_trl.cli.experiment_check import WORDS_TOLD, check_cell
 from multiattempt_trl.cli.experiment_file import Cell, Experiment, words
 from multiattempt_trl.cli.plan import ALGORITHMS
 from multiattempt_trl.cli.plan_inputs import PlanArguments, mean_lengths, number_of_questions
@@ -19,9 +20,6 @@ from multiattempt_trl.training.planning.schedule import Schedule, planned
 
 Key = tuple[str, int]
 """Cell and seed."""
-
-WORDS_TOLD = ("prompt_preset", "feedback", "max_remark_tokens", "stop_at_box")
-"""What a cell that only evaluates may change besides the evaluation's own fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +56,8 @@ class CellPlan:
             if unknown := [name for name in cell.options if name not in known]:  # argparse would take a beginning
                 raise ValueError(f"unknown field {unknown[0]!r}")
             task, evaluation, args, model_args = parser.parse_args_and_config(line)
-            _check(cell, args, task, model_args)
+            started_from = above[cell.model_of].args if cell.model_of else None
+            check_cell(cell, task, evaluation, args, model_args, started_from)
         except ValueError as error:
             raise ValueError(f"cell {cell.name!r}: {error}") from error
         told = PlanArguments()
@@ -130,9 +129,20 @@ class CellPlan:
             told["eval_max_attempt_tokens"] = self.args.max_completion_length
         if untrained and "eval_count" not in options:
             told["eval_count"] = self.args.count
+        if untrained and self._starts_untold():
+            usual = {"max_remark_tokens": Settings.max_remark_tokens, "eval_count": Settings.count}
+            told = {name: value for name, value in told.items() if usual.get(name) != value}
         told |= {"chat_template": self.task.chat_template, "domain": self.task.domain}
         told |= {"device": "cpu"} if self.args.use_cpu else {}
         return ["eval", *words({**options, **{name: value for name, value in told.items() if value is not None}})]
+
+    def _starts_untold(self) -> bool:
+        """Whether the model it starts from says nothing of how it is spoken to, so that the defaults hold.
+
+        One on the Hub is not asked.
+        """
+        named = self.model_args.model_name_or_path
+        return named is None or (Path(named).is_dir() and Settings.of_model(named) == Settings())
 
     def _start(self, seed: int) -> str:
         """The model that a training would start from."""
@@ -175,20 +185,6 @@ def done_runs(plans: Sequence[CellPlan], seeds: Sequence[int], output: Path) -> 
                 if run.is_done() or run.place != run.folder:
                     done[plan.cell.name, seed] = run
     return done
-
-
-def _check(cell: Cell, args: MultiAttemptGRPOConfig, task: TaskArguments, model_args: ModelConfig) -> None:
-    if task.skip_eval:
-        raise ValueError("skip_eval leaves nothing to report")
-    if args.load_best_model_at_end:
-        raise ValueError("load_best_model_at_end cannot be gone on with where it was broken off: leave it out")
-    if cell.model_of is None and not model_args.model_name_or_path and get_domain(task.domain).build_model is None:
-        raise ValueError(f"domain {task.domain!r} has no model of its own: name model_name_or_path in the recipe")
-    if not cell.train:
-        known = {*(field.name for field in fields(EvalArguments)), *WORDS_TOLD}
-        unknown = [name for name in cell.own if name not in known]
-        if unknown:
-            raise ValueError(f"it trains nothing, and {unknown[0]!r} is no field of an evaluation")
 
 
 def _refuse(message: str) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from math import isfinite
 from statistics import fmean
 from typing import Any
 
@@ -24,7 +25,7 @@ def numbers(run: Run, names: Sequence[str]) -> dict[str, float]:
 
     `refinement.shares` is all numbers below that field of the evaluation's block, `refinement.shares.chance` one of
     them. A name that is no field of a block is a logged key, such as `advantage/std`: its mean over the second half
-    of the training's rollouts. Intervals are left out.
+    of the training's rollouts, of those where it is a finite number. Intervals are left out.
     """
     block = dict(_leaves(run.block()))
     lines = rollouts(run.folder)
@@ -32,16 +33,20 @@ def numbers(run: Run, names: Sequence[str]) -> dict[str, float]:
     for name in names:
         if name.split(".")[0] in Block.__annotations__:
             found |= {key: value for key, value in block.items() if f"{key}.".startswith(f"{name}.")}
-        elif values := [line[name] for line in lines[len(lines) // 2 :] if line.get(name) is not None]:
+        elif values := [line[name] for line in lines[len(lines) // 2 :] if _is_number(line.get(name))]:
             found[name] = fmean(values)
     return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and isfinite(value)
 
 
 def _leaves(part: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
     for name, value in part.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{above}{name}.")
-        elif isinstance(value, int | float):
+        elif _is_number(value):
             yield above + name, value
 
 

@@ -83,7 +83,7 @@ def _mean_block(blocks: Sequence[Block], n: int, combine: Combine) -> Block:
             [(block["mean_attempts"], block["attempts_per_solved"]) for block in blocks]
         ),
         "announced": _mean_shared([block["announced"] for block in blocks]),
-        "refinement": _refinement([block["refinement"] for block in blocks], combine),
+        "refinement": _refinement([block.get("refinement") for block in blocks], combine),  # earlier versions had none
         "probes": _probes([block["probes"] for block in blocks], combine),
         "levels": {},
         "subjects": {},

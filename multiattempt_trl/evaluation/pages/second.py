@@ -60,8 +60,12 @@ def second_rows(block: Mapping[str, Any]) -> list[SecondRow]:
     ]
 
 
-def second_sentence(block: Mapping[str, Any]) -> str:
-    """Whether the second answer is better than the commonest other one; empty where the block does not tell."""
+def second_sentence(block: Mapping[str, Any], benchmarks: int = 1) -> str:
+    """Whether the second answer is better than the commonest other one; empty where the block does not tell.
+
+    Args:
+        benchmarks: whose mean the block is. Of several, shares are not shares of all their questions.
+    """
     told = block["refinement"]
     if told is None:
         return ""
@@ -73,9 +77,13 @@ def second_sentence(block: Mapping[str, Any]) -> str:
         better = "which is better: crossing out the refuted answer would bring more than feedback"
     refined, other = percent(told["shares"]["refined"]), percent(told["shares"]["best_other"])
     many = f"{told['n']:,} question{'s' if told['n'] > 1 else ''}"
+    first, without = f"Of {many} whose first answer was wrong", "of them"
+    if benchmarks > 1:
+        first = f"Where the first answer was wrong ({many}; each benchmark has the same weight)"
+        without = "in the same mean"
     return (
-        f"Of {many} whose first answer was wrong, the second is right in {refined} %, and the commonest "
+        f"{first}, the second is right in {refined} %, and the commonest "
         f"other answer of the independent samples in {other} %, {better} "
         f"({100 * told['differences']['best_other']:+.1f} points, 95 % interval {interval((lower, upper))}). For "
-        f"{percent(told['without_other'])} % of them no sample has another answer."
+        f"{percent(told['without_other'])} % {without} no sample has another answer."
     )
