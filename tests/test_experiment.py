@@ -1,5 +1,6 @@
 """Experiments: what a file may say, what is run and what is not run again, and what a killed one leaves."""
 
+import doctest
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import yaml
 from rich.console import Console
 from test_recipes import ROOT
 
-from multiattempt_trl.cli import main, reproduce
+from multiattempt_trl.cli import experiment_file, main, reproduce, reuse
 from multiattempt_trl.cli.arguments import Settings
 from multiattempt_trl.cli.experiment import run_cells
 from multiattempt_trl.cli.experiment_cost import seconds_left
@@ -509,6 +510,11 @@ def left_in(folder: Path) -> dict[str, float]:
 
 
 # --- which runs are the same -----------------------------------------------------------------------------------------
+
+
+def test_the_examples_hold() -> None:
+    assert doctest.testmod(reuse) == doctest.TestResults(failed=0, attempted=4)
+    assert doctest.testmod(experiment_file) == doctest.TestResults(failed=0, attempted=1)
 
 
 def test_what_a_run_started_from_is_remembered(tmp_path: Path, recipe: Path, child: Runner) -> None:
