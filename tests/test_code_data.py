@@ -196,6 +196,8 @@ def test_what_tests_call() -> None:
         ("```python\nx\n```python\ny\n```", "x\n```python\ny\n"),
         ("`" * 100_000, None),
         ("```python\n" * 50_000, None),
+        ("```" + " " * 100_000 + "`", None),
+        ("```python" + " \t" * 50_000 + "\nx\n```" + " " * 100_000, "x\n"),
     ],
 )
 def test_last_program(response: str, program: str | None) -> None:

@@ -202,6 +202,7 @@ def test_no_text_raises(text: str) -> None:
 def test_long_programs_end_soon() -> None:
     assert judge_program(SORT, block(" | ".join(["repeat"] * 1_000_000))).verdict is WRONG
     assert judge_program(SORT, "```\n" * 100_000).verdict is INVALID
+    assert judge_program(SORT, "```" + " " * 100_000 + "`").verdict is INVALID
 
 
 def test_a_question_of_another_domain_is_an_error() -> None:

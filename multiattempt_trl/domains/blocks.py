@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection
 
-_FENCE = re.compile(r" {0,3}(`{3,})[ \t]*([^`\n]*?)[ \t]*")
+_FENCE = re.compile(r" {0,3}(`{3,})([^`\n]*)")
 
 
 def last_block(response: str, languages: Collection[str]) -> str | None:
@@ -22,10 +22,11 @@ def last_block(response: str, languages: Collection[str]) -> str | None:
     fence, language, lines = "", "", list[str]()
     for line in response.replace("\r\n", "\n").split("\n"):
         match = _FENCE.fullmatch(line) if line.lstrip(" ").startswith("```") else None
+        named = match[2].strip(" \t") if match else ""
         if not fence:
             if match:
-                fence, language, lines = match[1], match[2].lower(), []
-        elif match and not match[2] and len(match[1]) >= len(fence):
+                fence, language, lines = match[1], named.lower(), []
+        elif match and not named and len(match[1]) >= len(fence):
             if language in languages:
                 found = "".join(line + "\n" for line in lines)
             fence = ""
