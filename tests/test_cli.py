@@ -52,6 +52,9 @@ def test_an_unknown_command_is_refused() -> None:
         main(["pop"])
 
 
+UNCOUNTED = ["--skip_eval", "true", "--count", "hidden", "--feedback", "No, {attempts} left."]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -66,6 +69,13 @@ def test_an_unknown_command_is_refused() -> None:
             "prompt_preset 'x' is unknown; choose one of arithmetic",
         ),
         (["ppo", "--config", RECIPE, "--model_name_or_path", "/no/where"], "no checkpoint could be opened"),
+        *(
+            (
+                [name, "--config", RECIPE, "--model_name_or_path", "/no/where", *UNCOUNTED],
+                "nothing is left of 'No",
+            )
+            for name in ("ppo", "plan")
+        ),
         (
             ["ppo", "--domain", "maths", "--use_cpu", "true", "--bf16", "false"],
             "has no model of its own: set --model_na",

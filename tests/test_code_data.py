@@ -210,7 +210,8 @@ def test_the_words() -> None:
     assert message["role"] == "user"
     assert message["content"].endswith("You have 3 attempts.\n\nTask: Double {x}.")
     assert "one block that begins with ```python" in message["content"]
-    assert domain.preset(None).without_count().user.count("{attempts}") == 0
+    (message,) = domain.preset(None).first_messages("Double {x}.", 3, counted=False)
+    assert message["content"].endswith("ends with ```.\n\nTask: Double {x}.")
     assert domain.benchmarks == ("mbpp", "humaneval")
 
 

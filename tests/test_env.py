@@ -8,7 +8,7 @@ import pytest
 
 from multiattempt_trl.dialogue.env import Environment
 from multiattempt_trl.dialogue.episode import Attempt, Ending, Episode, Question, Verdict
-from multiattempt_trl.dialogue.prompts import PAPER, PAPER_CODE
+from multiattempt_trl.dialogue.prompts import PAPER, PAPER_CODE, PromptPreset, uncounted
 
 QUESTION = Question(id="q", problem="1 + 1? You have {attempts}.", answer="2", level="1", subject="sums")
 
@@ -55,6 +55,63 @@ def test_a_hidden_count_leaves_its_sentences_out_and_the_question_as_it_is(prese
     assert feedback == preset.feedback.split(" You have")[0] + preset.feedback.split("left.")[1]
     own = environment(feedback="No! You have {attempts_left} more. Go on.", count="hidden")
     assert own.feedback_message(1)["content"] == "No! Go on."
+
+
+@pytest.mark.parametrize(
+    ("template", "left"),
+    [
+        ("Is it 3.5 {attempts}? Go on.", "Go on."),
+        ("No, 1.5 is wrong. You have {attempts}.", "No, 1.5 is wrong."),
+        ("No. Go on, i.e. use the {attempts} (e.g. think). Go.", "No. Go."),
+        ("No! You have {attempts} (i.e. {attempts_left} tries)!! Go.", "No! Go."),
+        ("No. (You have {attempts} left.) Go.", "No. Go."),
+        ("No.\nYou have {attempts}\nGo.", "No.\n\nGo."),
+        ("Write {{attempts}}. You have {attempts}.", "Write {{attempts}}."),
+        ("You have {{{attempts}}}. Go.", "}}. Go."),
+        ("{problem} Use {attempts} for {hint} now. Go.", "{problem}{hint} now. Go."),
+        ("{attempts}.", ""),
+    ],
+)
+def test_a_sentence_that_counts_is_left_out_whole(template: str, left: str) -> None:
+    assert uncounted(template) == left
+
+
+@pytest.mark.parametrize(
+    ("feedback", "said", "without_a_hint"),
+    [
+        ("Wrong. {attempts} left.", "Wrong.", "Wrong."),
+        ("You have {attempts} left. Wrong", "Wrong", "Wrong"),
+        ("{problem} You have {attempts} left.", QUESTION.problem, QUESTION.problem),
+        ("{hint} You have {attempts} left.", "Too high.", PAPER.feedback.partition(" You have")[0]),
+        ("No. {hint} You have {attempts} left.", "No. Too high.", "No."),
+    ],
+)
+def test_what_a_hidden_count_leaves_of_a_sentence_of_ones_own_is_said(
+    feedback: str, said: str, without_a_hint: str
+) -> None:
+    env = environment(feedback=feedback, count="hidden")
+    assert env.feedback_message(1, {"hint": "Too high."})["content"] == said
+    assert env.feedback_message(1)["content"] == without_a_hint
+
+
+OWN = PromptPreset(
+    name="own", system="You have {attempts}.", user="{problem}", feedback_role="user", feedback="No. {attempts} left."
+)
+
+
+def test_a_hidden_count_leaves_no_empty_turn() -> None:
+    assert [message["role"] for message in environment(preset=OWN).first_messages()] == ["system", "user"]
+    hidden = environment(preset=OWN, count="hidden")
+    assert hidden.first_messages() == [{"role": "user", "content": QUESTION.problem}]
+    assert hidden.feedback_message(1)["content"] == "No."
+    for changes in (
+        {"feedback": "Wrong, you have {attempts} left."},
+        {"preset": replace(OWN, feedback="No, {attempts} left.")},
+        {"preset": replace(OWN, user="You have {attempts}")},
+    ):
+        environment(**{"preset": OWN, **changes})
+        with pytest.raises(ValueError, match=r"nothing is left of .*\{attempts\}.* say something else"):
+            environment(**{"preset": OWN, "count": "hidden", **changes})
 
 
 def test_a_denied_answer_gets_one_more_attempt_and_any_other_ends() -> None:

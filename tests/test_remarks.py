@@ -162,6 +162,8 @@ TRY = "Try alternatives and refine your answer."
         (PAPER, "No! {hint} {error}", "No! Too high."),
         (PAPER, "No, {{hint}} {hint}", "No, {hint} Too high."),
         (PAPER, "No, {{error}} {hint}", "No, {error} Too high."),
+        (PAPER, "No, {{{hint}}}", "No, {Too high.}"),
+        (PAPER, "{error} {error}", f"Your answer is wrong. {TRY} {LEFT}"),
     ],
 )  # fmt: skip
 def test_a_remark_stands_after_the_verdict(preset: PromptPreset, style: str, content: str) -> None:
@@ -201,6 +203,11 @@ def test_braces_in_a_remark_are_left_alone() -> None:
         ),
         ("No. {hnt}", "unknown field 'hnt' in .*; use {problem}, {attempts}, {attempts_left}, {hint} or {error}"),
         ("No. {hint.text}", "unknown field 'hint.text'"),
+        ("No. {hint!r}", "a field of 'No. {hint!r}' has a conversion or a format; write its name alone"),
+        ("No. {attempts} {attempts!s}", "a field of .* has a conversion"),
+        ("No. {attempts:>3}", "a field of .* has a conversion"),
+        ("No. {attempts:}", "a field of .* has a conversion"),
+        ("No. {attempts:{hint}}", "a field of .* has a conversion"),
     ],
 )
 def test_a_style_that_the_domain_does_not_have(style: str, message: str) -> None:

@@ -19,6 +19,7 @@ from multiattempt_trl.cli.plan_inputs import (
     with_vllm,
 )
 from multiattempt_trl.cli.plan_report import Plan, as_json, show
+from multiattempt_trl.dialogue.env import check_count
 from multiattempt_trl.domains import get_domain
 from multiattempt_trl.training.configs import MultiAttemptGRPOConfig, MultiAttemptPPOConfig
 from multiattempt_trl.training.planning.layout import Layout
@@ -55,6 +56,7 @@ def make_plan(argv: list[str]) -> Plan:
     notes: list[str] = []
     domain = get_domain(task.domain)
     domain.check_feedback(args.feedback)
+    check_count(args.count, domain.preset(args.prompt_preset), args.feedback)
     config = model_config(domain, model_args)
     setup = with_vllm(to_setup(args, model_args, config, layout, notes), args, card, notes)
     mean_attempts, mean_tokens = mean_lengths(args, told, notes)

@@ -16,6 +16,7 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 from multiattempt_trl.cli.arguments import EvalArguments, Settings, TaskArguments
 from multiattempt_trl.cli.eval_callback import EvalCallback
 from multiattempt_trl.cli.evaluator import NO_BASE, Evaluator
+from multiattempt_trl.dialogue.env import check_count
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.domains import Domain, TrainRows, get_domain
 from multiattempt_trl.rollout.live import Grade
@@ -51,6 +52,7 @@ def run(
     if not model_args.model_name_or_path and domain.build_model is None:
         raise ValueError(f"domain {domain.name!r} has no model of its own: set --model_name_or_path")
     domain.check_feedback(args.feedback)
+    check_count(args.count, domain.preset(args.prompt_preset), args.feedback)
     resume = to_resume(args.resume_from_checkpoint, args)
     domain.check_stop_at_box(args.stop_at_box)
     settings = _settings(domain, args)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from multiattempt_trl.dialogue.episode import Attempt, Ending, Episode, Question, Verdict
-from multiattempt_trl.dialogue.prompts import NO_REMARKS, Message, PromptPreset, remark_styles, uncounted
+from multiattempt_trl.dialogue.prompts import NO_REMARKS, Message, PromptPreset, remark_styles
 
 REMARK_TOKENS = 96
 """Of what a feedback says beyond the verdict, at most: a failed test or an error fits, and so does each of the four
@@ -13,6 +13,14 @@ feedbacks of five attempts in the 512 tokens of the small model of `arithmetic`.
 Count = Literal["shown", "hidden", "wrong"]
 """What the words say of the attempts that are left: how many, nothing (the sentences that name them are left out), or
 a number that is always another one: half the budget further on, and round again, so that it is one of the usual."""
+
+
+def check_count(count: str, preset: PromptPreset, feedback: str) -> None:
+    """Raises `ValueError` for a count that is unknown, or leaves nothing of what is said in this feedback style."""
+    if count not in get_args(Count):
+        raise ValueError(f"count {count!r} is unknown; choose one of {', '.join(get_args(Count))}")
+    if count == "hidden":
+        preset.check_uncounted(feedback)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,8 +66,7 @@ class Environment:
     """A probe of two attempts: a right first answer is said to be wrong, and any other first answer ends it."""
 
     def __post_init__(self) -> None:
-        if self.count not in get_args(Count):
-            raise ValueError(f"count {self.count!r} is unknown; choose one of {', '.join(get_args(Count))}")
+        check_count(self.count, self.preset, self.feedback)
         if self.announced is not None and self.announced < self.budget:
             raise ValueError(
                 f"announced={self.announced} attempts would run out before the {self.budget} that there are; announce "
@@ -71,13 +78,13 @@ class Environment:
             raise ValueError(f"question {self.question.id!r} needs a budget of at least 1 attempt, got {self.budget}")
 
     def first_messages(self) -> list[Message]:
-        return self._words.first_messages(self.question.problem, self._said(0))
+        return self.preset.first_messages(self.question.problem, self._said(0), counted=self._counted)
 
     def feedback_message(self, attempts_used: int, remarks: Mapping[str, str] = NO_REMARKS) -> Message:
         """What is said after an attempt that failed, with those of its remarks that the style asks for."""
         assert attempts_used < self.budget, "no feedback after the last attempt"
-        style = uncounted(self.feedback) if self.count == "hidden" else self.feedback
-        return self._words.feedback_message(style, self.question.problem, self._said(attempts_used), remarks)
+        left, problem = self._said(attempts_used), self.question.problem
+        return self.preset.feedback_message(self.feedback, problem, left, remarks, counted=self._counted)
 
     @property
     def remark_styles(self) -> tuple[str, ...]:
@@ -97,8 +104,8 @@ class Environment:
         return None
 
     @property
-    def _words(self) -> PromptPreset:
-        return self.preset.without_count() if self.count == "hidden" else self.preset
+    def _counted(self) -> bool:
+        return self.count != "hidden"
 
     def _said(self, attempts_used: int) -> int:
         """How many attempts the words say are left."""

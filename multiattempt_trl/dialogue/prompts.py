@@ -2,7 +2,7 @@ r"""What is said to the model: the prompt presets and the feedback styles, as ch
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from string import Formatter
 from types import MappingProxyType
 
@@ -13,8 +13,11 @@ FIELDS = ("problem", "attempts", "attempts_left")
 """What every template may name."""
 OWN_STYLES = ("none", "binary")
 """Feedback styles that need no domain."""
-_SENTENCE = re.compile(r"[^.!?\n]*[.!?]+(?=\s|$)")
-_COUNTING = re.compile(r"[^.!?\n{}]*\{attempts(?:_left)?\}[^.!?\n{}]*[.!?]?")
+_END = r"(?<!\bi\.e)(?<!\be\.g)[.!?]+[\"')]*(?=\s|$)"
+"""Of a sentence: not the point of a decimal, nor of "i.e."."""
+_SENTENCE = re.compile(rf"[^\n]*?{_END}")
+_PART = rf"(?:(?!{_END})[^\n{{}}])*"
+_COUNTING = re.compile(rf"{_PART}(?<!\{{)(?:\{{\{{)*\{{attempts(?:_left)?\}}{_PART}(?:{_END})?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,41 +42,69 @@ class PromptPreset:
         for template in filter(None, (self.system, self.user, self.feedback)):
             check_template(template, f"preset {self.name!r}")
 
-    def without_count(self) -> "PromptPreset":
-        """The same words without the sentences that say how many attempts there are."""
-        system = None if self.system is None else uncounted(self.system)
-        return replace(self, system=system, user=uncounted(self.user), feedback=uncounted(self.feedback))
-
     def attempts_text(self, count: int) -> str:
         return f"{count} attempt" if self.plural and count == 1 else f"{count} attempts"
 
-    def first_messages(self, problem: str, attempts: int) -> list[Message]:
-        """The opening turns for a question with this many attempts."""
+    def first_messages(self, problem: str, attempts: int, *, counted: bool = True) -> list[Message]:
+        """The opening turns for a question with this many attempts.
+
+        Args:
+            counted: whether to say how many; else the sentences that name them are left out, and a system turn of
+                which nothing is left.
+        """
+        system, user = self.system, self.user
+        if not counted:
+            system, user = (system and uncounted(system)) or None, uncounted(user)
         fill = {"problem": problem, "attempts": self.attempts_text(attempts), "attempts_left": attempts}
-        messages = [{"role": "user", "content": self.user.format(**fill)}]
-        if self.system is not None:
-            messages.insert(0, {"role": "system", "content": self.system.format(**fill)})
+        messages = [{"role": "user", "content": user.format(**fill)}]
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": system.format(**fill)})
         return messages
 
     def feedback_message(
-        self, style: str, problem: str, attempts_left: int, remarks: Mapping[str, str] = NO_REMARKS
+        self,
+        style: str,
+        problem: str,
+        attempts_left: int,
+        remarks: Mapping[str, str] = NO_REMARKS,
+        *,
+        counted: bool = True,
     ) -> Message:
         """The turn after an attempt that was not correct.
 
         `style` is `binary` (the preset's own sentence), `none` (the question again, nothing said of the answer), a
         style of the domain (the preset's own sentence with that remark after its verdict), or a template of the user's
-        own, whose fields may be styles of the domain too. Where there is no such remark, nothing stands in its place.
+        own, whose fields may be styles of the domain too. Where there is no such remark, nothing stands in its place,
+        and the preset's own sentence where nothing else is in the template.
+
+        Args:
+            counted: whether to say how many attempts are left; else the sentences that name them are left out.
         """
         styles = remark_styles(style)
-        template = {"binary": self.feedback, "none": "{problem}"}.get(style, style)
-        if style in styles:
-            template = with_remark(self.feedback, style)
+        template = self.feedback_template(style, counted=counted)
         for name in styles:
             if not remarks.get(name):
                 template = re.sub(rf"(?<!\{{)(?: \{{{name}\}}$|\{{{name}\}} ?)", "", template)
+        template = template if template.strip() else self.feedback_template("binary", counted=counted)
         fill = {"problem": problem, "attempts": self.attempts_text(attempts_left), "attempts_left": attempts_left}
         content = template.format_map({**dict.fromkeys(styles, ""), **remarks, **fill})
         return {"role": self.feedback_role, "content": content}
+
+    def feedback_template(self, style: str, *, counted: bool = True) -> str:
+        """What `feedback_message` fills in."""
+        template = {"binary": self.feedback, "none": "{problem}"}.get(style, style)
+        if style in remark_styles(style):
+            template = with_remark(self.feedback, style)
+        return template if counted else uncounted(template)
+
+    def check_uncounted(self, style: str) -> None:
+        """Raises `ValueError` where a turn is left with nothing to say without the number of attempts."""
+        for template in (self.user, self.feedback_template(style)):
+            if not uncounted(template):
+                raise ValueError(
+                    f"nothing is left of {template!r} with the number of attempts hidden: say something else in a "
+                    "sentence of its own"
+                )
 
 
 def with_remark(feedback: str, style: str) -> str:
@@ -95,7 +126,7 @@ def remark_styles(style: str) -> tuple[str, ...]:
     """
     if style in OWN_STYLES:
         return ()
-    if " " not in style.strip():
+    if style.isidentifier():
         return (style,)
     return tuple(dict.fromkeys(name for name in _names(style) if name not in FIELDS))
 
@@ -105,12 +136,16 @@ def uncounted(template: str) -> str:
 
     >>> uncounted("{problem} You have {attempts}."), uncounted("Wrong. {attempts_left} left! Go on.")
     ('{problem}', 'Wrong. Go on.')
+    >>> uncounted("Within 1.5 minutes, i.e. soon, use your {attempts}. Write {{attempts}}."), uncounted("{attempts}.")
+    ('Write {{attempts}}.', '')
     """
     return _COUNTING.sub("", template).lstrip()
 
 
 def check_template(template: str, where: str, more: Collection[str] | None = ()) -> None:
-    """Raises `ValueError` where a template names anything but `FIELDS` and `more` (None: whatever may be a name)."""
+    """Raises `ValueError` where a template names anything but `FIELDS` and `more` (None: whatever may be a name), or
+    has more than a name in its braces.
+    """
     try:
         names = _names(template)
     except ValueError as error:
@@ -123,6 +158,8 @@ def check_template(template: str, where: str, more: Collection[str] | None = ())
             f"{where}: unknown field {unknown[0]!r} in {template!r}; "
             f"use {', '.join(fields[:-1])} or {fields[-1]}, and write literal braces doubled"
         )
+    if re.findall(r"\{([^{}]*)\}", re.sub(r"\{\{|\}\}", "", template)) != names:
+        raise ValueError(f"{where}: a field of {template!r} has a conversion or a format; write its name alone")
 
 
 def check_feedback(style: str, styles: Mapping[str, str] | None = NO_REMARKS) -> None:
