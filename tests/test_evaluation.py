@@ -86,6 +86,15 @@ def test_every_control_and_probe_by_hand() -> None:
     assert block["announced"] == {"1": 0.25, "2": 0.25, "3": 0.25}
 
 
+@pytest.mark.parametrize("count", ["hidden", "wrong"])
+def test_the_probe_announced_shows_what_it_announces_whatever_the_count(count: str) -> None:
+    _, opened = play(plan(probes=("announced",), count=count, independent=0))
+    prompts = {one.run.name: one.prompts for one in opened}
+    assert not any("You have 3 attempts." in prompt for prompt in prompts["main"])
+    for number, said in ((1, "1 attempt"), (2, "2 attempts"), (3, "3 attempts")):
+        assert [f"You have {said}.\n" in prompt for prompt in prompts[f"announced_{number}"]] == [True] * 4
+
+
 def test_the_base_model_gets_the_prompts_of_each_budget_too() -> None:
     played, opened = play(plan(protocol="paper", independent=0, base_model="base"))
     assert [one.run.name for one in opened] == ["main"] * 3 + ["base"] * 3
@@ -131,6 +140,9 @@ def test_seeds_of_a_run_do_not_depend_on_its_neighbours() -> None:
         ({"feedback": "No. {0}"}, "unknown field '0'"),
         ({"probes": ("false_fedback",)}, "probe 'false_fedback' is unknown; choose among false_feedback"),
         ({"probes": ("false_feedback",), "budget": 1}, "at least 2 attempts"),
+        ({"count": "guessed"}, "count 'guessed' is unknown"),
+        ({"feedback": "No, {attempts} left.", "count": "hidden"}, "nothing is left of 'No, {attempts} left.'"),
+        ({"feedback": "No, {attempts} left.", "probes": ("hidden_count",)}, "nothing is left of"),
     ],
 )
 def test_bad_plans_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -145,7 +157,6 @@ def test_bad_plans_are_refused(changes: dict[str, Any], message: str) -> None:
         (plan(), {"toy": QUESTIONS + QUESTIONS[:1]}, {}, "question id 'a' twice"),
         (plan(limits=Limits(attempt=9, episode=9, context=20)), {"toy": QUESTIONS}, {}, "no room for an answer"),
         (plan(), {"toy": QUESTIONS}, {"shard_size": 0}, "at least 1, got 0"),
-        (plan(count="guessed"), {"toy": QUESTIONS}, {}, "'guessed' is unknown"),
     ],
 )
 def test_bad_benchmarks_are_refused_before_anything_is_generated(

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from multiattempt_trl.dialogue.env import Count, Environment, Limits
+from multiattempt_trl.dialogue.env import Count, Environment, Limits, check_count
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.dialogue.prompts import PromptPreset, check_feedback
 from multiattempt_trl.dialogue.seeds import stable_seed
@@ -18,8 +18,8 @@ dialogues for each question, at a temperature."""
 
 Probe = Literal["false_feedback", "hidden_count", "wrong_count", "announced"]
 """`false_feedback`: a right first answer is said to be wrong; is it given up? `hidden_count` and `wrong_count`: the
-main run with the attempts left unsaid, or misstated; is the count used? `announced`: first attempts under each shown
-budget."""
+main run with the attempts left unsaid, or misstated; is the count used? `announced`: first attempts under each budget,
+which is shown whatever the plan's count."""
 PROBES: tuple[Probe, ...] = get_args(Probe)
 
 GREEDY = Sampling(temperature=0.0)
@@ -85,6 +85,8 @@ class EvalPlan:
                 "the probe 'false_feedback' asks again, so it needs a budget of at least 2 attempts, got 1"
             )
         check_feedback(self.feedback, None)  # which styles there are, the domain says
+        for count in (self.count, *(["hidden"] if "hidden_count" in self.probes else [])):
+            check_count(count, self.preset, self.feedback)
 
     @property
     def independent_samples(self) -> int:
@@ -141,7 +143,7 @@ def plan_runs(plan: EvalPlan, benchmark: str, questions: Sequence[Question]) -> 
             yield run(name, plan.budget, samples=plan.samples, count=count)
     if "announced" in plan.probes:
         for announced in range(1, plan.budget + 1):
-            yield run(f"announced_{announced}", 1, announced=announced)
+            yield run(f"announced_{announced}", 1, announced=announced, count="shown")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,7 +41,7 @@ def environment(plan: EvalPlan, run: str, budget: int, problem: str = PROBLEM) -
     if run == "false_feedback":
         special |= {"announced": max(plan.budget, 2), "deny_correct": True}
     elif run.startswith("announced_"):
-        special |= {"announced": int(run.removeprefix("announced_"))}
+        special |= {"announced": int(run.removeprefix("announced_")), "count": "shown"}
     elif run in ("hidden_count", "wrong_count"):
         special |= {"count": run.removesuffix("_count")}
     question = Question(id="", problem=problem, answer="-")
