@@ -29,7 +29,7 @@ from tokenizers import decoders
 
 from multiattempt_trl.cli import main, play_screen
 from multiattempt_trl.cli.arguments import Settings
-from multiattempt_trl.cli.play import PlayArguments
+from multiattempt_trl.cli.play import PlayArguments, Player
 from multiattempt_trl.cli.play_questions import find
 from multiattempt_trl.cli.play_screen import NO_GOLD, Screen, Watch, harmless, summary
 from multiattempt_trl.dialogue.env import Environment, Limits
@@ -387,6 +387,16 @@ class TestCommand:
         last = capsys.readouterr().err.strip().splitlines()[-1]
         assert last.startswith("multiattempt play: error: ")
         assert re.search(message, last)
+
+    @pytest.mark.parametrize("place", ["play.yaml", "multi_attempt.json"])
+    def test_a_count_that_is_none_is_refused_before_a_model_is_loaded(
+        self, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / place).write_text(json.dumps({"domain": "arithmetic", "count": "guessed"}), encoding="utf-8")
+        monkeypatch.setattr(Player, "load", lambda *given: pytest.fail("loaded"))
+        with pytest.raises(SystemExit):
+            main(["play", *(["--config", str(tmp_path / place)] if "yaml" in place else ["--model", str(tmp_path)])])
+        assert "count 'guessed' is unknown; choose one of shown, hidden, wrong" in capsys.readouterr().err
 
     def test_a_domain_without_a_model_of_its_own_says_so(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):

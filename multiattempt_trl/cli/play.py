@@ -18,7 +18,7 @@ from multiattempt_trl.cli import quiet_end
 from multiattempt_trl.cli.arguments import Settings
 from multiattempt_trl.cli.play_questions import find, questions
 from multiattempt_trl.cli.play_screen import Screen, Watch, summary
-from multiattempt_trl.dialogue.env import Count, Environment, Limits
+from multiattempt_trl.dialogue.env import Count, Environment, Limits, check_count
 from multiattempt_trl.dialogue.episode import Episode, Question
 from multiattempt_trl.dialogue.prompts import PromptPreset
 from multiattempt_trl.dialogue.remarks import sayable
@@ -136,7 +136,7 @@ class Player:
             budget=self.arguments.budget,
             preset=self.preset,
             feedback=self.settings.feedback,
-            count=self.settings.count,  # type: ignore[arg-type]  # checked by the environment
+            count=self.settings.count,  # type: ignore[arg-type]  # checked before
             sample=self.plays[question.id],
         )
         Dialogue(env, self.renderer, self.limits)
@@ -184,8 +184,9 @@ def main(argv: list[str]) -> None:
 
 def _checked(arguments: PlayArguments, settings: Settings, domain: Domain) -> Limits:
     """The token limits but for the context; raises `ValueError` for what would fail only after the model is loaded."""
-    domain.preset(settings.prompt_preset)
+    preset = domain.preset(settings.prompt_preset)
     domain.check_feedback(settings.feedback)
+    check_count(settings.count, preset, settings.feedback)
     domain.check_stop_at_box(settings.stop_at_box)
     Sampling(temperature=arguments.temperature)
     whole = arguments.max_episode_tokens
