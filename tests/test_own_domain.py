@@ -1,6 +1,8 @@
 """A domain of somebody else's: found by its file or its name, refused in plain words, trained and evaluated."""
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from test_recipes import ROOT
 from multiattempt_trl.cli import main
 from multiattempt_trl.cli.arguments import Settings
 from multiattempt_trl.dialogue.episode import Judgement, Verdict
-from multiattempt_trl.domains import TrainRows, get_domain
+from multiattempt_trl.domains import TrainRows, arithmetic, get_domain, warm_start
 
 EXAMPLE = ROOT / "examples" / "word_puzzle"
 FILE = str(EXAMPLE / "word_puzzle.py")
@@ -67,6 +69,45 @@ def test_what_is_no_domain_is_refused(tmp_path: Path) -> None:
     taken.write_text(Path(FILE).read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(ValueError, match="another module is called 'json'; rename the file"):
         get_domain(str(taken))
+
+
+COURSE = """
+from dataclasses import replace
+from multiattempt_trl.domains import arithmetic
+from settings_of_the_course import SETTINGS
+COURSE = replace(arithmetic.COURSE, module=__name__, settings=SETTINGS)
+DOMAIN = replace(arithmetic.DOMAIN, build_model=COURSE.build_model)
+"""
+SETTINGS = """
+from multiattempt_trl.domains.course import WarmStart
+SETTINGS = WarmStart(steps=1, batch_size=4, warmup_steps=0)
+"""
+
+
+def test_the_small_model_of_a_file_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "with_a_course.py").write_text(COURSE)
+    (own / "settings_of_the_course.py").write_text(SETTINGS)
+    (own / "json.py").write_text("raise AssertionError('a name of the standard library')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    build_model = get_domain("own/with_a_course.py").build_model
+    assert build_model is not None
+    assert (build_model(3) / "model.safetensors").is_file()
+
+
+def test_where_the_module_of_a_course_is_imported_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "courses_of_somebody" / "first").mkdir(parents=True)
+    for name in ("first/__init__", "second"):
+        text = "from multiattempt_trl.domains.arithmetic import COURSE"
+        (tmp_path / "courses_of_somebody" / f"{name}.py").write_text(text)
+    (tmp_path / "courses_of_somebody" / "__init__.py").touch()
+    for name in ("courses_of_somebody.first", "courses_of_somebody.second"):
+        assert warm_start._root(replace(arithmetic.COURSE, module=name)) == str(tmp_path.resolve())
+    with pytest.raises(ValueError, match="module 'courses_of_somebody' has no COURSE"):
+        warm_start._root(replace(arithmetic.COURSE, module="courses_of_somebody"))
 
 
 def test_it_is_trained_and_evaluated_and_its_code_runs_only_where_it_is_named(

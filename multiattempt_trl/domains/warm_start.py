@@ -40,19 +40,22 @@ def build_warm_start(
     Its name holds the seed and a hash of the recipe. It is written beside and renamed into place, so that processes
     may race for it. A child process trains, which leaves the caller's random state, threads and accelerator untouched
     and keeps out of the caller's process group.
+
+    Raises `ValueError` where the course's module does not have it as `COURSE`, by which the child finds it.
     """
     settings = settings or course.settings
     target = Path(cache_dir) / f"seed{seed}-{fingerprint(course, settings, seed)}"
     if target.is_dir():
         return target
+    root = _root(course)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as scratch:
         built = Path(scratch) / "model"
-        given = {"course": course.module, "settings": asdict(settings), "seed": seed, "folder": str(built.resolve())}
+        given = {"course": course.module, "root": root, "settings": asdict(settings), "seed": seed}
         code = f"from {__name__} import train_in_child; train_in_child()"
         subprocess.run(
             [sys.executable, "-c", code],
-            input=json.dumps(given),
+            input=json.dumps({**given, "folder": str(built.resolve())}),
             text=True,
             check=True,
             env=_child_environment(),
@@ -81,6 +84,15 @@ def fingerprint(course: Course, settings: WarmStart, seed: int) -> str:
     return blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
+def _root(course: Course) -> str:
+    """The folder from which the course's module is imported, which only this process may know."""
+    module = import_module(course.module)
+    if not isinstance(getattr(module, "COURSE", None), Course) or module.__file__ is None:
+        raise ValueError(f"the module {course.module!r} has no COURSE: a Course needs module=__name__ and that name")
+    file = Path(module.__file__).resolve()
+    return str(file.parents[course.module.count(".") + (file.stem == "__init__")])
+
+
 def _child_environment() -> dict[str, str]:
     """Ours without the launcher's variables, on one thread and on the CPU, so that every machine gets one recipe."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
@@ -101,6 +113,7 @@ def _child_environment() -> dict[str, str]:
 def train_in_child() -> None:
     """Entry point of the child process: reads its arguments from standard input."""
     arguments = json.loads(sys.stdin.read())
+    sys.path.append(arguments["root"])  # last, as a domain's file has it
     course: Course = import_module(arguments["course"]).COURSE
     train(course, WarmStart(**arguments["settings"]), arguments["seed"], Path(arguments["folder"]))
 
