@@ -64,6 +64,17 @@ def test_a_recipe_names_its_own_launch_command_and_folder(recipe: Path) -> None:
     assert yaml.safe_load(text)["output_dir"] == f"outputs/{model}/{algorithm}/{arm}"
 
 
+BASELINES = [path for path in RECIPES if path.stem == "single_attempt"]
+
+
+def test_a_baseline_is_evaluated_in_the_words_of_the_recipe_beside_it() -> None:
+    names = ("prompt_preset", "feedback", "max_remark_tokens", "count", "stop_at_box")
+    for path in BASELINES:
+        one, several = (yaml.safe_load(file.read_text("utf-8")) for file in (path, path.with_stem("multi_attempt")))
+        assert [one.get(name) for name in names] == [several.get(name) for name in names], path
+    assert len(BASELINES) == 5
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: "-".join(path.parts[-3:]))
 def test_a_misspelt_key_is_an_error_that_names_it(recipe: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.yaml"
@@ -99,7 +110,7 @@ def test_a_recipe_of_an_evaluation_parses_and_names_itself_and_benchmarks_of_its
         domain.check_feedback(command.feedback)
         domain.check_stop_at_box(command.stop_at_box)
         assert command.prompt_preset == domain.default_preset
-        assert None not in (command.feedback, command.stop_at_box)
+        assert None not in (command.feedback, command.stop_at_box, arguments.eval_count)
 
 
 def test_a_rollout_of_the_code_recipes_takes_no_more_questions_than_there_are(shared: Path) -> None:
