@@ -128,7 +128,8 @@ def test_a_model_of_mathematics_is_evaluated_on_programs(
 ) -> None:
     """One that was trained with other words, and to stop at a box."""
     model = shutil.copytree(small_qwen, tmp_path / "trained")
-    spoken = {"domain": "maths", "prompt_preset": "paper-code", "feedback": "none", "stop_at_box": True, "seed": 3}
+    spoken = {"domain": "maths", "prompt_preset": "paper-code", "feedback": "none", "count": "hidden"}
+    spoken |= {"stop_at_box": True, "seed": 3}
     (model / "multi_attempt.json").write_text(json.dumps(spoken | {"base_model": str(small_qwen)}))
     command = [
         *(sys.executable, "-m", "multiattempt_trl", "eval"),
@@ -138,6 +139,8 @@ def test_a_model_of_mathematics_is_evaluated_on_programs(
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
+    plan = json.loads((tmp_path / "eval" / "plan.json").read_text())
+    assert (plan["count"], plan["feedback"], plan["preset"]["name"]) == ("shown", "binary", "code")
     summary = json.loads((tmp_path / "eval" / "summary.json").read_text())
     assert {name: block["n"] for name, block in summary["benchmarks"].items()} == {"mbpp": 3, "humaneval": 3}
     assert set(summary["benchmarks"]["humaneval"]["accuracy"]) == {str(k) for k in range(1, 8)}
