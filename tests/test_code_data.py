@@ -179,6 +179,17 @@ def test_text_that_is_no_suite() -> None:
             Suite.read(text)
 
 
+def test_a_failing_test_of_human_eval_calls_the_function_by_its_name(tmp_path: Path) -> None:
+    (question,) = load_benchmark(f"humaneval={write(tmp_path / 'x.jsonl', HUMAN)}")
+    judged = Suite.read(question.answer)
+    assert judged.statement_at(2) == "assert decode(encode('ab')) == 'ab'"
+    assert judged.statement_at(4) == "check(decode)"
+    assert judged.statement_at(3) == judged.statement_at(None) == ""
+    assert suite("", "assert f(candidate) == 1\n", "def f(x): ...\ndef candidate(): ...").statement_at(1) == (
+        "assert f(candidate) == 1"  # a function of the program's own
+    )
+
+
 def test_what_tests_call() -> None:
     assert suite("", "assert f(g(1), len('')) == 2", "").calls == ("f", "g")
     assert suite("", "def check(c):\n    assert c(f(1))\ncheck(f)", "def f(x): ...\ndef g(): ...").calls == ("f",)

@@ -18,7 +18,7 @@ from multiattempt_trl.domains.code.confine import INSIDE, UNSAFE, Sandbox, empty
 from multiattempt_trl.domains.code.inside import judge, program
 from multiattempt_trl.domains.code.programs import MAX_PROGRAM, last_program
 from multiattempt_trl.domains.code.remarks import remarks
-from multiattempt_trl.domains.code.suites import Suite, statement_at
+from multiattempt_trl.domains.code.suites import Suite
 from multiattempt_trl.graders.pool import default_workers
 
 DEADLINE_SECONDS = 10.0
@@ -152,7 +152,7 @@ class CodeGrader:
         return Grading(
             verdict=verdict,
             reason=reason,
-            test=statement_at(suite.tests, found["line"]),
+            test=suite.statement_at(found["line"]),
             error=found["error"],
             seconds=seconds,
         )

@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from functools import lru_cache
 _TESTS = "# The tests:\n"
 _CALLS = "# They call: "
 _SOLUTION = "# A solution:\n"
+_CANDIDATE = "candidate"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +62,27 @@ class Suite:
         tests, _, solution = tests.partition(_SOLUTION)
         return cls(given=given, calls=tuple(first.removeprefix(_CALLS).split(", ")), tests=tests, solution=solution)
 
+    def statement_at(self, line: int | None) -> str:
+        """The smallest statement of the tests that stands on that line. In a function of theirs that is given the
+        program's as `candidate`, as in HumanEval, it is called by its own name: no other has been told.
+
+        >>> tests = "def check(candidate):\\n    for x in (1, 2):\\n        assert candidate(x) < 3\\ncheck(area)"
+        >>> Suite(given="", calls=("area",), tests=tests).statement_at(3)
+        'assert area(x) < 3'
+        """
+        around = [
+            node
+            for node in ast.walk(ast.parse(self.tests))
+            if line and isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno)
+        ]
+        if not around:
+            return ""
+        smallest = min(around, key=lambda node: (node.end_lineno or node.lineno) - node.lineno)
+        text = ast.get_source_segment(self.tests, smallest) or ""
+        functions = [node for node in around if isinstance(node, ast.FunctionDef)]
+        given = any(argument.arg == _CANDIDATE for node in functions for argument in node.args.args)
+        return re.sub(rf"\b{_CANDIDATE}\b", self.calls[0], text) if given else text
+
 
 def suite(given: str, tests: str, solution: str = "") -> Suite:
     """Finds out what the tests call: what the solution defines or, without one, what is defined nowhere. A module of
@@ -102,23 +125,6 @@ def helpers(prompt: str, entry_point: str) -> str:
         or (isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name != entry_point)
     ]
     return "".join(f"{ast.get_source_segment(prompt, node)}\n" for node in kept)
-
-
-def statement_at(tests: str, line: int | None) -> str:
-    """The smallest statement that stands on that line.
-
-    >>> statement_at("for x in (1, 2):\\n    assert x < 2", 2)
-    'assert x < 2'
-    """
-    around = [
-        node
-        for node in ast.walk(ast.parse(tests))
-        if line and isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno)
-    ]
-    if not around:
-        return ""
-    smallest = min(around, key=lambda node: (node.end_lineno or node.lineno) - node.lineno)
-    return ast.get_source_segment(tests, smallest) or ""
 
 
 def first_test(tests: str) -> str:
