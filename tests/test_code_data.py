@@ -185,9 +185,9 @@ def test_a_failing_test_of_human_eval_calls_the_function_by_its_name(tmp_path: P
     assert judged.statement_at(2) == "assert decode(encode('ab')) == 'ab'"
     assert judged.statement_at(4) == "check(decode)"
     assert judged.statement_at(3) == judged.statement_at(None) == ""
-    assert suite("", "assert f(candidate) == 1\n", "def f(x): ...\ndef candidate(): ...").statement_at(1) == (
-        "assert f(candidate) == 1"  # a function of the program's own
-    )
+    own = suite("", "assert apply(candidate) == 1\n", "def apply(x): ...\ndef candidate(): ...")
+    assert own.calls == ("apply", "candidate")
+    assert own.statement_at(1) == "assert apply(candidate) == 1"
 
 
 def test_what_tests_call() -> None:
