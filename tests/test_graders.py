@@ -417,9 +417,14 @@ def test_hostile_answers_among_good_ones(shared: Path) -> None:
         ("5", r"\boxed{50000}", ""),  # 10^4: nothing that a point or a percent sign does
         ("1/3", r"\boxed{0.33}", "It must be exact, not rounded."),
         ("1/3", r"\boxed{0.4}", ""),
+        ("17", r"\boxed{17.1}", ""),
+        ("1000", r"\boxed{999.5}", ""),
         ("0.33", r"\boxed{0.331}", ""),  # rounded itself
         ("5", r"\boxed{x + y}", "The answer is a number."),
         ("5", r"\boxed{\text{maybe}}", "The answer is a number."),
+        ("5", r"\boxed{\text{hundred}}", ""),
+        ("120", r"\boxed{\text{a dozen dozen}}", ""),
+        ("-5", r"\boxed{-\text{Hundreds}}", ""),
         ("5", r"\boxed{\sqrt{3}}", ""),
         ("5", r"\boxed{e}", ""),
         ("5", r"\boxed{6}", ""),

@@ -6,7 +6,7 @@ from fractions import Fraction
 from multiattempt_trl.graders.normalisation import MAX_ANSWER, clean
 from multiattempt_trl.graders.numbers import PlainNumber, plain_number
 from multiattempt_trl.graders.symbolic import Outcome
-from multiattempt_trl.graders.words import meaning
+from multiattempt_trl.graders.words import meaning, names_a_number
 
 HINT = "hint"
 UNREADABLE = "What stands in the box could not be read as mathematics."
@@ -51,7 +51,8 @@ def hint(gold: str, answer: str | None, reason: str) -> str:
     given = plain_number(answer)
     if given is not None:
         return _of_numbers(right, given)
-    return "The answer is a number." if not _NUMERAL.search(answer) and meaning(answer) is None else ""
+    told = _NUMERAL.search(answer) or names_a_number(answer) or meaning(answer) is not None
+    return "" if told else "The answer is a number."
 
 
 def _of_numbers(right: PlainNumber, given: PlainNumber) -> str:
@@ -60,6 +61,7 @@ def _of_numbers(right: PlainNumber, given: PlainNumber) -> str:
         return "The sign is wrong."
     if any(given.value * ratio in (right.value, right.value * ratio**2) for ratio in _POWERS):
         return "It is off by a power of ten."
-    if right.exact and not given.exact and abs(given.value - right.value) <= _CLOSE * abs(right.value):
+    fraction = right.exact and right.value.denominator != 1  # nobody rounds 17 to 17.1
+    if fraction and not given.exact and abs(given.value - right.value) <= _CLOSE * abs(right.value):
         return "It must be exact, not rounded."
     return ""

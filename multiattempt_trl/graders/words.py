@@ -12,6 +12,7 @@ _UNITS = """
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _SMALL = {word: value for value, word in enumerate(_UNITS)} | {word: 10 * k for k, word in enumerate(_TENS, start=2)}
 _LARGE = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
+_NUMBER_WORDS = {*_SMALL, *_LARGE, "dozen", "half", "halves", "third", "quarter", "trillion", "gross", "pair", "twice"}
 _MONTHS = frozenset(
     "january february march april may june july august september october november december".split()  # noqa: SIM905
 )
@@ -107,6 +108,16 @@ def number_in_words(text: str) -> int | None:
             if word != "hundred":
                 total, group, before = total + group, 0, 1_000
     return total + group
+
+
+def names_a_number(cleaned: str) -> bool:
+    r"""Whether a word for a number stands in it, whatever the whole says.
+
+    >>> [names_a_number(text) for text in (r"\text{a dozen dozen}", "hundreds", "twenty-odd", "maybe", "often")]
+    [True, True, True, False, False]
+    """
+    words = re.findall(r"[a-z]+", plain(cleaned).lower())
+    return any(word in _NUMBER_WORDS or word.removesuffix("s") in _NUMBER_WORDS for word in words)
 
 
 def meaning(cleaned: str) -> str | None:
