@@ -451,6 +451,10 @@ KINDS = {
 }
 
 
+def parts(text: str) -> set[str]:
+    return set(re.findall(r"\d+|[a-z]{2,}", text.lower()))
+
+
 def test_no_hint_tells_the_answer_or_repeats_what_was_said(grade: MathVerifyGrader) -> None:
     given = 0
     for row in [row for name in ("pairs", "stress") for row in read_cases(ROOT / "tests/grading" / f"{name}.jsonl")]:
@@ -458,4 +462,29 @@ def test_no_hint_tells_the_answer_or_repeats_what_was_said(grade: MathVerifyGrad
         given += bool(found.hint)
         assert not (found.hint and found.verdict is CORRECT)
         assert found.hint in KINDS | {*hints._OF_REASONS.values()}  # a sentence of ours, whole
+        assert not parts(found.hint) & parts(row["gold"]), (row["gold"], found.hint)
     assert given > 100
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        ("-{gold}", "The sign is wrong."),
+        ("{gold}00", "It is off by a power of ten."),
+        ("0.{gold:03d}", "It is off by a power of ten."),
+        ("{gold}.5", ""),
+        ("{more}", ""),
+        ("{gold}, {more}", "Several answers stand in the box where one is asked for."),
+        ("x + {gold}y", ""),
+        ("\\text{{maybe}}", "The answer is a number."),
+        ("{rounded:.3f}", "It must be exact, not rounded."),
+    ],
+)
+def test_a_hint_is_the_same_for_every_gold_answer(grade: MathVerifyGrader, answer: str, hint: str) -> None:
+    golds = [gold for gold in range(1, 100) if gold % 7 and gold % 10]
+    said = set()
+    for gold in golds:
+        written = f"{gold}/7" if "rounded" in answer else str(gold)
+        said.add(grade.grade_answer(written, answer.format(gold=gold, more=gold + 1, rounded=gold / 7)).hint)
+    assert said == {hint}
+    assert len(golds) == 77
