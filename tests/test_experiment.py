@@ -768,3 +768,22 @@ def test_numbers_that_the_file_asks_for(tmp_path: Path, recipe: Path, monkeypatc
     assert "+0.200 ±1.271" in text
     assert "12.0 ±0.0" in text
     assert "No cell has a number 'no_such_key' for every seed." in text
+
+
+def test_the_table_has_room_for_names_in_a_terminal_of_80_characters() -> None:
+    number = {"mean": 0.5, "ci95": [0.376, 0.624]}
+    curve = {str(k): number for k in range(1, 8)}
+    cell = {"accuracy": curve, "sampled_tokens": {"0": 370_136, "1": 369_900}, "shown": {}}
+    results = {
+        "experiment": "wide",
+        "seeds": [0, 1],
+        "show": [],
+        "cells": {"own, half single": cell, "terminal": cell},
+        "differences": {"terminal": {"own, half single": {"over_seeds": curve, "shown": {}}}},
+    }
+    console = Console(record=True, width=80)
+    print_results(results, console)
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["within", "k", "=", "1", "2", "3", "7", "tokens"] in lines
+    assert ["own,", "half", "single", *["50.0", "±12.4"] * 4, "370k"] in lines
+    assert ["-", "terminal", *["+50.0", "±12.4"] * 4] in lines

@@ -24,6 +24,8 @@ from multiattempt_trl.evaluation.pages.figures import Series, draw_accuracy_by_a
 from multiattempt_trl.evaluation.pages.report import versions
 from multiattempt_trl.evaluation.results import Saved
 
+MOST_COLUMNS = 4
+"""Attempts that the table in the terminal has, the last among them: more leave 80 characters no room for names."""
 RESULTS_FILE, FIGURE_FILE = "results.json", "accuracy_by_attempt.png"
 
 ByK = dict[str, Any]
@@ -72,14 +74,16 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
     seeds = len(results["seeds"])
     title = f"{results['experiment']}: solved, %, mean of {seeds} seed{'s' if seeds > 1 else ''}"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("within k =", overflow="fold")
-    ks = max((cell["accuracy"] for cell in results["cells"].values()), key=len)
+    table.add_column("within k =", overflow="fold", min_width=16)
+    ks = list(max((cell["accuracy"] for cell in results["cells"].values()), key=len))
+    if len(ks) > MOST_COLUMNS:
+        ks = [*ks[: MOST_COLUMNS - 1], ks[-1]]
     for k in ks:
         table.add_column(k, justify="right", no_wrap=True)
     table.add_column("tokens", justify="right", no_wrap=True)
     for name, cell in results["cells"].items():
         tokens = [count for count in cell["sampled_tokens"].values() if count is not None]
-        sampled = f"{round(fmean(tokens)):,}" if tokens else ""
+        sampled = f"{fmean(tokens) / 1000:,.0f}k" if tokens else ""
         # As Text: a name may hold brackets.
         table.add_row(Text(name), *(_shown(cell["accuracy"].get(k)) for k in ks), sampled, style="bold")
         for reference, of in results["differences"].items():
