@@ -75,7 +75,7 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
     title = f"{results['experiment']}: solved, %, mean of {seeds} seed{'s' if seeds > 1 else ''}"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("within k =", overflow="fold", min_width=16)
-    ks = list(max((cell["accuracy"] for cell in results["cells"].values()), key=len))
+    ks = max((list(cell["accuracy"]) for cell in results["cells"].values()), key=len)
     if len(ks) > MOST_COLUMNS:
         ks = [*ks[: MOST_COLUMNS - 1], ks[-1]]
     for k in ks:
