@@ -3,14 +3,14 @@
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from multiattempt_trl.dialogue.episode import Question
-from multiattempt_trl.domains import UnusableGold
+from multiattempt_trl.domains import TrainRows, UnusableGold, UnusableGoldError
 
 logger = logging.getLogger(__name__)
 
@@ -178,6 +178,34 @@ def listed(unusable: Sequence[UnusableGold]) -> str:
 def problem_digest(problem: str) -> str:
     """Eight hexadecimal digits that name a problem whatever its line breaks and blanks are."""
     return blake2b("".join(problem.split()).encode(errors="replace"), digest_size=4).hexdigest()
+
+
+def training_questions(
+    load: Callable[[], list[Question]],
+    rows: TrainRows,
+    *,
+    what: str,
+    drop_unusable: bool,
+    known: Mapping[str, str] | None = None,
+) -> list[Question]:
+    """What is trained on of a set: without rows that cannot be graded, where so asked, and without a benchmark's.
+
+    Args:
+        load: reads the set; raises `UnusableGoldError` with the rows of it that can be used.
+        what: what such a row lacks, for the log.
+        known: as in `without_benchmark_rows`.
+
+    Raises what `load` does, and `ValueError` where no row is left.
+    """
+    try:
+        questions = load()
+    except UnusableGoldError as error:
+        if not error.usable or not drop_unusable:
+            raise
+        questions = list(error.usable)
+        named = listed(error.unusable)
+        logger.warning("dropped %d training rows without %s: %s", len(error.unusable), what, named)
+    return questions if rows.keep_benchmark_rows else without_benchmark_rows(questions, rows.evaluated, known)
 
 
 def without_benchmark_rows(

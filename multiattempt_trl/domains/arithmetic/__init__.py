@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from random import Random
 from typing import TYPE_CHECKING
 
-from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.dialogue.prompts import PAPER, PromptPreset
-from multiattempt_trl.domains import Domain, TrainRows
+from multiattempt_trl.domains import Domain
 from multiattempt_trl.domains.arithmetic.grading import HINT, judge_exactly
-from multiattempt_trl.domains.arithmetic.questions import KINDS, Arithmetic, Split, draws, questions
+from multiattempt_trl.domains.arithmetic.questions import KINDS, Arithmetic, draws, questions
 from multiattempt_trl.domains.course import Course
+from multiattempt_trl.domains.made import MadeQuestions
 from multiattempt_trl.rollout.live import Grade
 
 if TYPE_CHECKING:
@@ -25,24 +25,7 @@ PRESET = PromptPreset(
     feedback=PAPER.feedback,
 )
 
-BENCHMARKS: dict[str, Split] = {"arithmetic": "test", "arithmetic-validation": "validation"}
-
-
-def load_train(source: str | None, _rows: TrainRows | None = None) -> list[Question]:
-    """The train split, all of it: it shares no question with the others. Raises `ValueError` for any other source."""
-    if source is not None:
-        raise ValueError(f"arithmetic makes its own questions, so it cannot read {source!r}; leave the data set out")
-    return questions("train")
-
-
-def load_benchmark(name: str) -> list[Question]:
-    """The test split as "arithmetic", or the validation split; raises `ValueError` for anything else."""
-    if name not in BENCHMARKS:
-        raise ValueError(
-            f"benchmark {name!r} is unknown: arithmetic makes its own questions and reads no files; "
-            f"choose one of {', '.join(BENCHMARKS)}"
-        )
-    return questions(BENCHMARKS[name])
+QUESTIONS = MadeQuestions(name="arithmetic", of_split=questions)
 
 
 @contextmanager
@@ -65,8 +48,8 @@ COURSE = Course(module=__name__, preset=PRESET, tokenizer=_tokenizer, exercises=
 
 DOMAIN = Domain(
     name="arithmetic",
-    load_train=load_train,
-    load_benchmark=load_benchmark,
+    load_train=QUESTIONS.load_train,
+    load_benchmark=QUESTIONS.load_benchmark,
     benchmarks=("arithmetic",),
     grader=open_grader,
     default_preset=PRESET.name,

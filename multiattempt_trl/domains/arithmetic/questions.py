@@ -14,8 +14,8 @@ from random import Random
 from typing import Literal, get_args
 
 from multiattempt_trl.dialogue.episode import Question
+from multiattempt_trl.domains.made import Split
 
-Split = Literal["train", "validation", "test"]
 Kind = Literal["gcd", "mod"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

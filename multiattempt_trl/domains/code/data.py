@@ -1,6 +1,5 @@
 """Where programming questions come from: MBPP and HumanEval, from the Hub or a local file."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +13,8 @@ from multiattempt_trl.domains.sources import (
     listed,
     no_place,
     read_rows,
-    without_benchmark_rows,
+    training_questions,
 )
-
-logger = logging.getLogger(__name__)
 
 BENCHMARKS: dict[str, HubSource] = {
     "mbpp": HubSource(path="google-research-datasets/mbpp", config="sanitized", split="test"),
@@ -38,17 +35,12 @@ def load_train(spec: str | None = None, rows: TrainRows = ALL_BUT_BENCHMARK_ROWS
     Problems that also stand in a benchmark are dropped unless `rows` says otherwise. Errors as in `load_benchmark`,
     and `ValueError` where no row is left.
     """
-    try:
-        questions = _from_hub("mbpp", TRAIN) if spec is None else _load(spec, split="train", what="training set")
-    except UnusableGoldError as error:
-        if not error.usable or not rows.drop_unusable_gold:
-            raise
-        questions = list(error.usable)
-        named = listed(error.unusable)
-        logger.warning("dropped %d training rows without usable tests: %s", len(error.unusable), named)
-    if rows.keep_benchmark_rows:
-        return questions
-    return without_benchmark_rows(questions, rows.evaluated)
+    return training_questions(
+        lambda: _from_hub("mbpp", TRAIN) if spec is None else _load(spec, split="train", what="training set"),
+        rows,
+        what="usable tests",
+        drop_unusable=rows.drop_unusable_gold,
+    )
 
 
 def load_benchmark(spec: str) -> list[Question]:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.dialogue.prompts import PAPER, PromptPreset
-from multiattempt_trl.domains import Domain, TrainRows
+from multiattempt_trl.domains import Domain
 from multiattempt_trl.domains.blocks import block
 from multiattempt_trl.domains.course import Course
 from multiattempt_trl.domains.lists.grading import FIRST_TEST, STYLES, judge_program
-from multiattempt_trl.domains.lists.questions import KINDS, Split, Transformation, draws, questions
+from multiattempt_trl.domains.lists.questions import KINDS, Transformation, draws, questions
 from multiattempt_trl.domains.lists.suites import Suite
+from multiattempt_trl.domains.made import MadeQuestions
 from multiattempt_trl.rollout.live import Grade
 
 if TYPE_CHECKING:
@@ -27,24 +28,7 @@ PRESET = PromptPreset(
     feedback="Your program is wrong. You have {attempts} left.",
 )
 
-BENCHMARKS: dict[str, Split] = {"lists": "test", "lists-validation": "validation"}
-
-
-def load_train(source: str | None, _rows: TrainRows | None = None) -> list[Question]:
-    """The train split, all of it: it shares no question with the others. Raises `ValueError` for any other source."""
-    if source is not None:
-        raise ValueError(f"lists makes its own questions, so it cannot read {source!r}; leave the data set out")
-    return questions("train")
-
-
-def load_benchmark(name: str) -> list[Question]:
-    """The test split as "lists", or the validation split; raises `ValueError` for anything else."""
-    if name not in BENCHMARKS:
-        raise ValueError(
-            f"benchmark {name!r} is unknown: lists makes its own questions and reads no files; "
-            f"choose one of {', '.join(BENCHMARKS)}"
-        )
-    return questions(BENCHMARKS[name])
+QUESTIONS = MadeQuestions(name="lists", of_split=questions)
 
 
 def write_gold(question: Question) -> str:
@@ -80,8 +64,8 @@ COURSE = Course(
 
 DOMAIN = Domain(
     name="lists",
-    load_train=load_train,
-    load_benchmark=load_benchmark,
+    load_train=QUESTIONS.load_train,
+    load_benchmark=QUESTIONS.load_benchmark,
     benchmarks=("lists",),
     grader=open_grader,
     default_preset=PRESET.name,

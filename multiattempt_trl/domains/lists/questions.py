@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from random import Random
-from typing import Literal
 
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.domains.blocks import block
 from multiattempt_trl.domains.lists.language import BAR, NUMBERED, PLAIN, Digits, Operation, run
 from multiattempt_trl.domains.lists.suites import Suite, written
+from multiattempt_trl.domains.made import Split
 
-Split = Literal["train", "validation", "test"]
 KINDS = (1, 2)
 """How many operations the program has."""
 NUMBERS = {"add": 3, "drop": 2, "take": 3}

@@ -1,11 +1,10 @@
 """Where questions with answers come from, a local file or the Hub, and which of them are trained on."""
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 
 from multiattempt_trl.dialogue.episode import Question
-from multiattempt_trl.domains import ALL_BUT_BENCHMARK_ROWS, TrainRows, UnusableGoldError
+from multiattempt_trl.domains import ALL_BUT_BENCHMARK_ROWS, TrainRows
 from multiattempt_trl.domains.maths.fresh import NAME as FRESH
 from multiattempt_trl.domains.maths.fresh import fresh_arithmetic
 from multiattempt_trl.domains.maths.rows import to_questions
@@ -13,14 +12,10 @@ from multiattempt_trl.domains.sources import (
     SUFFIXES,
     HubSource,
     Place,
-    listed,
     no_place,
     read_rows,
-    without_benchmark_rows,
+    training_questions,
 )
-
-logger = logging.getLogger(__name__)
-
 
 BENCHMARKS: dict[str, HubSource] = {
     "aime24": HubSource(path="HuggingFaceH4/aime_2024", split="train"),
@@ -46,18 +41,14 @@ def load_train(spec: str | None = None, rows: TrainRows = ALL_BUT_BENCHMARK_ROWS
     Problems that also stand in a benchmark are dropped unless `rows` says otherwise. Errors as in `load_benchmark`,
     and `ValueError` where no row is left.
     """
-    try:
-        questions = _from_hub("simplerl", TRAIN) if spec is None else _load(spec, split="train", what="training set")
-    except UnusableGoldError as error:
-        known = spec is None  # of the paper's set, that two of its rows have no gold answer
-        if not error.usable or not (known or rows.drop_unusable_gold):
-            raise
-        questions = list(error.usable)
-        named = listed(error.unusable)
-        logger.warning("dropped %d training rows without a usable gold answer: %s", len(error.unusable), named)
-    if rows.keep_benchmark_rows:
-        return questions
-    return without_benchmark_rows(questions, rows.evaluated, dict.fromkeys(ALSO_IN_BENCHMARK, "olympiadbench"))
+    return training_questions(
+        lambda: _from_hub("simplerl", TRAIN) if spec is None else _load(spec, split="train", what="training set"),
+        rows,
+        what="a usable gold answer",
+        # Of the paper's set it is known that two rows have no gold answer.
+        drop_unusable=spec is None or rows.drop_unusable_gold,
+        known=dict.fromkeys(ALSO_IN_BENCHMARK, "olympiadbench"),
+    )
 
 
 def load_benchmark(spec: str) -> list[Question]:
