@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from multiattempt_trl.dialogue.env import Environment
 from multiattempt_trl.dialogue.rendering import Renderer
 
+HINT, FIRST_TEST, ERROR = "hint", "first_test", "error"
+"""Styles that more than one domain has, so that they are called the same everywhere."""
 MAX_CHARACTERS = 2_000
 """Of a remark, whatever its tokens: more than anybody reads, and few enough to be looked through each time."""
 CUT = " ..."

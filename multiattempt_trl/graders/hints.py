@@ -8,7 +8,6 @@ from multiattempt_trl.graders.numbers import PlainNumber, plain_number
 from multiattempt_trl.graders.symbolic import Outcome
 from multiattempt_trl.graders.words import meaning, names_a_number
 
-HINT = "hint"
 UNREADABLE = "What stands in the box could not be read as mathematics."
 _OF_REASONS = {
     "no box": "No boxed answer was found at the end.",

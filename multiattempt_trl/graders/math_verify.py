@@ -11,11 +11,12 @@ from typing import Self, TypeVar
 
 from multiattempt_trl.dialogue.boxes import last_boxed
 from multiattempt_trl.dialogue.episode import Judgement, Question, Verdict
+from multiattempt_trl.dialogue.remarks import HINT
 from multiattempt_trl.graders.cost import too_expensive
 from multiattempt_trl.graders.counts import GradingCounts
 from multiattempt_trl.graders.decision import Decision, Stage, Undecided
 from multiattempt_trl.graders.exploits import SPECIAL_TOKEN, Exploit, exploits_in
-from multiattempt_trl.graders.hints import HINT, hint
+from multiattempt_trl.graders.hints import hint
 from multiattempt_trl.graders.normalisation import MAX_ANSWER, clean, key
 from multiattempt_trl.graders.numbers import BENCHMARK_TOLERANCE, TOLERANCE
 from multiattempt_trl.graders.pool import Comparison, WorkerPool

@@ -6,8 +6,9 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from multiattempt_trl.dialogue.prompts import PAPER, PromptPreset
+from multiattempt_trl.dialogue.remarks import HINT
 from multiattempt_trl.domains import Domain
-from multiattempt_trl.domains.arithmetic.grading import HINT, judge_exactly
+from multiattempt_trl.domains.arithmetic.grading import judge_exactly
 from multiattempt_trl.domains.arithmetic.questions import KINDS, Arithmetic, draws, questions
 from multiattempt_trl.domains.course import Course
 from multiattempt_trl.domains.made import MadeQuestions

@@ -4,8 +4,8 @@ import re
 
 from multiattempt_trl.dialogue.boxes import last_boxed
 from multiattempt_trl.dialogue.episode import Judgement, Question, Verdict
+from multiattempt_trl.dialogue.remarks import HINT
 
-HINT = "hint"
 _INTEGER = re.compile(r"[-+]?[0-9]{1,1000}")
 _OPERANDS = re.compile(r"(gcd|mod)-([0-9]{1,9})-([0-9]{1,9})")
 

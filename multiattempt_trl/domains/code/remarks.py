@@ -2,7 +2,8 @@
 
 import re
 
-FIRST_TEST, ERROR = "first_test", "error"
+from multiattempt_trl.dialogue.remarks import ERROR, FIRST_TEST
+
 STYLES = {
     FIRST_TEST: "the first test that fails",
     ERROR: "what the program raised, or why there was nothing to run",

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from multiattempt_trl.dialogue.episode import Question
 from multiattempt_trl.dialogue.prompts import PAPER, PromptPreset
+from multiattempt_trl.dialogue.remarks import FIRST_TEST
 from multiattempt_trl.domains import Domain
 from multiattempt_trl.domains.blocks import block
 from multiattempt_trl.domains.course import Course
-from multiattempt_trl.domains.lists.grading import FIRST_TEST, STYLES, judge_program
+from multiattempt_trl.domains.lists.grading import STYLES, judge_program
 from multiattempt_trl.domains.lists.questions import KINDS, Transformation, draws, questions
 from multiattempt_trl.domains.lists.suites import Suite
 from multiattempt_trl.domains.made import MadeQuestions

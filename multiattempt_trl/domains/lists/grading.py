@@ -1,11 +1,11 @@
 """The grader of list programs: runs the last block of a response on the lists of its question, here and now."""
 
 from multiattempt_trl.dialogue.episode import Judgement, Question, Verdict
+from multiattempt_trl.dialogue.remarks import ERROR, FIRST_TEST
 from multiattempt_trl.domains.blocks import last_block
 from multiattempt_trl.domains.lists.language import BAR, LimitError, Operation, parse, run
 from multiattempt_trl.domains.lists.suites import Suite, written
 
-FIRST_TEST, ERROR = "first_test", "error"
 STYLES = {
     FIRST_TEST: "the first test that fails: the list, what the program makes of it, and what it should",
     ERROR: "what is no program, or which limit it exceeds",

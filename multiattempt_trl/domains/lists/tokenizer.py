@@ -5,7 +5,8 @@ import re
 from transformers import PreTrainedTokenizerFast
 
 from multiattempt_trl.dialogue.prompts import PromptPreset
-from multiattempt_trl.domains.lists.grading import FIRST_TEST, TOO_MUCH
+from multiattempt_trl.dialogue.remarks import FIRST_TEST
+from multiattempt_trl.domains.lists.grading import TOO_MUCH
 from multiattempt_trl.domains.lists.language import BAR, NUMBERED, PLAIN
 from multiattempt_trl.domains.lists.suites import NOTHING
 from multiattempt_trl.domains.small_model import train_tokenizer
