@@ -162,6 +162,7 @@ def test_a_grid_is_every_combination_below_the_named_cells(tmp_path: Path, recip
         ({"cells": {"a": {"benchmarks": "arithmetic,arithmetic"}}}, "cell 'a': benchmark 'arithmetic' is named twice"),
         ({"cells": {"a": {"domain": "maths", "benchmarks": "x=no.jsonl"}}}, "cell 'a': .*there is no file 'no.jsonl'"),
         ({"cells": {"a": {"independent": 1}}}, "cell 'a': pass@2 needs at least 2 independent samples, got 1"),
+        ({"cells": {"a": {"eval_backend": "vllm"}}}, "cell 'a': eval_backend 'vllm' evaluates a saved model"),
         ({"cells": {"a": {"domain": "lists", "stop_at_box": True}}}, "cell 'a': stop_at_box ends an attempt"),
         ({"recipe": "no/where.yaml"}, "there is no recipe 'no/where.yaml'"),
         ({"show": "refinement"}, "show must be a list of names, got 'refinement'"),

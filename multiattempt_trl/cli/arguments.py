@@ -133,6 +133,14 @@ class EvalArguments:
         if self.eval_memory_gib <= 0:
             raise ValueError(f"eval_memory_gib must be above 0, got {self.eval_memory_gib}")
 
+    def check_after_training(self) -> None:
+        """Raises `ValueError` for what only `multiattempt eval` can do."""
+        if self.eval_backend.startswith("vllm"):
+            raise ValueError(
+                f"eval_backend {self.eval_backend!r} evaluates a saved model: choose 'transformers' or 'continuous' "
+                "here, or skip_eval, and then run multiattempt eval"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:

@@ -32,6 +32,8 @@ def check_cell(
         raise ValueError("skip_eval leaves nothing to report")
     if args.load_best_model_at_end:
         raise ValueError("load_best_model_at_end cannot be gone on with where it was broken off: leave it out")
+    if cell.train:
+        evaluation.check_after_training()
     domain = get_domain(task.domain)
     if cell.model_of is None and not model_args.model_name_or_path and domain.build_model is None:
         raise ValueError(f"domain {task.domain!r} has no model of its own: name model_name_or_path in the recipe")

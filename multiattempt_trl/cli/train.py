@@ -56,11 +56,7 @@ def run(
     resume = to_resume(args.resume_from_checkpoint, args)
     domain.check_stop_at_box(args.stop_at_box)
     settings = _settings(domain, args)
-    if evaluation.eval_backend.startswith("vllm"):
-        raise ValueError(
-            f"eval_backend {evaluation.eval_backend!r} evaluates a saved model: choose 'transformers' or 'continuous' "
-            "here, or skip_eval, and then run multiattempt eval"
-        )
+    evaluation.check_after_training()
     evaluator = None
     if not task.skip_eval:  # whatever is wrong with the evaluation is found now, not after days of training
         evaluator = Evaluator.prepare(evaluation, settings, domain, model_name=args.output_dir)
