@@ -84,6 +84,19 @@ class Whitened:
         return found
 
 
+class Budgets:
+    """Writes down the question and N of each dialogue of this process, in order."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.drawn: list[tuple[int, str, int]] = []
+        self.trainer, self.draw, trainer._budget = trainer, trainer._budget, self
+
+    def __call__(self, question: Question, row: int) -> int:
+        budget = self.draw(question, row)
+        self.drawn.append((self.trainer.state.global_step, question.id, budget))
+        return budget
+
+
 class Rounds:
     """Counts how often this process called `generate`."""
 
@@ -149,7 +162,7 @@ def main() -> None:
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         skip_compiling()
     trainer = build(Path(out), model, algorithm, overrides)
-    rounds, whitened = Rounds(trainer.model), Whitened(trainer)
+    rounds, whitened, budgets = Rounds(trainer.model), Whitened(trainer), Budgets(trainer)
     trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     trainer.save_model(out)
     state = PartialState()
@@ -157,6 +170,7 @@ def main() -> None:
         "log": trainer.state.log_history,
         "rounds": rounds.calls,
         "advantages": whitened.moments,
+        "budgets": budgets.drawn,
         "backend": type(trainer.model_wrapped).__name__,
         "deepspeed": trainer.is_deepspeed_enabled,
     }

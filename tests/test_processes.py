@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
+from multiattempt_trl.dialogue.budgets import draw_budget
+
 ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = ("cpu_ddp", "cpu_zero2", "cpu_zero3")
 COMPARED = (
@@ -135,10 +137,11 @@ class TestAgreement:
             ["ppo", "--gradient_accumulation_steps", "2", "--steps_per_generation", "4", "--critic_warmup_steps", "1"],
             ["ppo", "--activation_checkpointing", "true"],
             ["grpo"],
-            ["grpo", "--credit", "attempt", "--num_generations", "8"],  # each group spans both processes
+            ["grpo", "--credit", "attempt", "--num_generations", "16"],  # each group spans both processes
+            ["grpo", "--credit", "own", "--single_attempt_share", "0.5", "--budget_draw", "uniform"],
             ["ppo", "--lora", '{"r": 4, "target_modules": ["q_proj", "v_proj"], "use_dora": true}', *CHECKPOINTING],
         ],
-        ids=["ppo", "ppo-checkpointing", "grpo", "grpo-attempt", "dora-checkpointing"],
+        ids=["ppo", "ppo-checkpointing", "grpo", "grpo-attempt", "grpo-own", "dora-checkpointing"],
     )
     def test_all_backends_compute_the_same(self, tmp_path: Path, tiny_model: Path, options: list[str]) -> None:
         runs = [run(config, tmp_path / config, tiny_model, *options) for config in BACKENDS]
@@ -173,6 +176,19 @@ class TestAgreement:
         shards = run("cpu_zero3", tmp_path / "shards", tiny_model, "ppo", "--ds3_gather_for_generation", "false")
         assert [rank["rounds"] for rank in shards.ranks] == [15, 15]  # who is done generates along
         assert_same(shards, whole, exact=False)
+
+
+@pytest.mark.slow
+def test_siblings_of_a_group_in_two_processes_draw_as_in_one(tmp_path: Path, tiny_model: Path) -> None:
+    options = ["grpo", "--budget_draw", "per_sample", "--num_generations", "16"]
+    ran = run("cpu_ddp", tmp_path, tiny_model, *options)
+    drawn = [rank["budgets"] for rank in ran.ranks]
+    assert len(drawn[0]) == len(drawn[1]) == 24  # three rollouts of 8 dialogues
+    for rollout in range(0, 24, 8):
+        group = drawn[0][rollout : rollout + 8] + drawn[1][rollout : rollout + 8]
+        step, question, _ = group[0]
+        budgets = [draw_budget(0, step, question, 5, "per_sample", sibling) for sibling in range(16)]
+        assert group == [[step, question, budget] for budget in budgets]
 
 
 LORA = ["--lora", '{"r": 4, "target_modules": ["q_proj", "v_proj"]}']
