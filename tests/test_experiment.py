@@ -149,6 +149,11 @@ def test_a_grid_is_every_combination_below_the_named_cells(tmp_path: Path, recip
         ({"cells": {"a": {"value_clip": None}}}, "cell 'a': value_clip has no value"),
         ({"cells": {"a": {"tokens_of": "b"}, "b": {}}}, "cell 'a': tokens_of 'b' is no trained cell above it"),
         ({"cells": {"a": {}, "b": {"tokens_of": "a", "max_steps": 8}}}, "cell 'b': tokens_of decides the steps"),
+        ({"cells": {"a": {"recipe": 3}}}, "cell 'a': recipe must name a recipe, got 3"),
+        ({"cells": {"a": {"length": 0}}}, "cell 'a': length must be a share of its recipe's steps, above 0, got 0"),
+        ({"cells": {"a": {"length": "half"}}}, "cell 'a': length must be .* got 'half'"),
+        ({"cells": {"a": {"length": 0.5, "max_steps": 4}}}, "cell 'a': length decides the steps, so leave out"),
+        ({"cells": {"a": {}, "b": {"length": 0.5, "tokens_of": "a"}}}, "cell 'b': length decides the steps"),
         ({"cells": {"a": {"train": False, "credit": "terminal"}}}, "cell 'a': it trains nothing, and 'credit'"),
         ({"cells": {"a": {"domain": "nope"}}}, "cell 'a': domain 'nope' is unknown"),
         ({"cells": {"a": {"feedback": "hnit"}}}, "cell 'a': feedback 'hnit' is neither"),
@@ -241,6 +246,44 @@ def test_a_dialogue_of_several_attempts_is_as_long_as_the_other_cell_tells(tmp_p
     plans, _ = plans_of(written(tmp_path, recipe=str(recipe), cells=fixed))
     # 6 + 0.5 x 5 + 0.25 x 5 = 9.75; 1000 / 156 = 6.4, so 6 rollouts.
     assert plans[1].equal_steps(tmp_path) == 24
+
+
+def test_a_share_of_the_recipes_length(tmp_path: Path, recipe: Path) -> None:
+    """Whole rollouts of 4 steps where the recipe, which has 8 steps, counts steps; else a share of its epochs."""
+    cells = {"half": {"length": 0.5}, "most": {"length": 0.7}, "hardly any": {"length": 0.01}, "twice": {"length": 2}}
+    plans, _ = plans_of(written(tmp_path, recipe=str(recipe), cells=cells))
+    assert [plan.schedule.steps for plan in plans] == [4, 4, 4, 16]
+    assert "--max_steps 4 " in " ".join(plans[0].run(0, tmp_path).command)
+    epochs = yaml.safe_load(recipe.read_text(encoding="utf-8")) | {"max_steps": -1, "num_train_epochs": 3}
+    recipe.write_text(yaml.safe_dump(epochs), encoding="utf-8")
+    plans, _ = plans_of(written(tmp_path, recipe=str(recipe), cells={"whole": {}, "half": {"length": 0.5}}))
+    command = " ".join(plans[1].run(0, tmp_path).command)
+    assert "--num_train_epochs 1.5 " in command
+    assert "--max_steps" not in command
+    assert plans[1].schedule.steps == plans[0].schedule.steps / 2
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_same_file_runs_the_recipes_of_another_model(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    ours, theirs = (Experiment.read(path, recipes=folder) for folder in (None, Path("recipes/qwen2.5-math-1.5b")))
+    assert theirs.name == f"{path.stem}-qwen2.5-math-1.5b"
+    assert [cell.name for cell in theirs.cells] == [cell.name for cell in ours.cells]
+    plans = plan_cells(theirs, processes=8)
+    for plan, cell in zip(plans, ours.cells, strict=True):
+        assert plan.cell.recipe == cell.recipe.replace("recipes/arithmetic", "recipes/qwen2.5-math-1.5b")
+        assert plan.cell.options == cell.options
+        assert plan.model_args.model_name_or_path == "Qwen/Qwen2.5-Math-1.5B"
+
+
+def test_recipes_that_are_not_there(tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, recipe="no/where/ppo/small.yaml", cells={"a": {}})
+    assert Experiment.read(path, recipes=tmp_path).cells[0].recipe == str(recipe)
+    with pytest.raises(ValueError, match=f"cell 'a': there is no recipe '{tmp_path}/other/ppo/small.yaml'"):
+        Experiment.read(path, recipes=tmp_path / "other")
+    with pytest.raises(SystemExit, match="2"):
+        main(["experiment", "--config", str(path), "--recipes", str(recipe)])
+    assert "recipes must be a folder with recipes in ppo/ and grpo/" in capsys.readouterr().err
 
 
 def test_other_settings_are_refused_before_anything_runs(tmp_path: Path, recipe: Path, child: Runner) -> None:

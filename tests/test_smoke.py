@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from talkers import save_random_qwen
 
@@ -147,3 +148,41 @@ def test_a_model_of_mathematics_is_evaluated_on_programs(
     episodes = [json.loads(line) for line in (tmp_path / "eval" / "episodes.jsonl").read_text().splitlines()]
     assert Counter(episode["run"] for episode in episodes) == {"main": 6, "independent": 42, "base": 6}
     assert {episode["budget"] for episode in episodes if episode["run"] == "main"} == {7}
+
+
+@pytest.mark.slow
+def test_an_experiment_runs_on_the_1_5b_recipes_in_two_processes(
+    small_qwen: Path, some_questions: Path, shared: Path, tmp_path: Path
+) -> None:
+    """The file that runs on arithmetic, with a folder of recipes that are shrunk."""
+    names = (name.removeprefix("--") for name in SHRUNK[::2])
+    shrunk = dict(zip(names, map(yaml.safe_load, SHRUNK[1::2]), strict=True))
+    shrunk |= {"model_name_or_path": str(small_qwen), "num_train_epochs": 0.08, "max_steps": -1, "save_steps": 4}
+    shrunk |= {"per_device_train_batch_size": 2, "independent": 7, "eval_limit": 2}
+    shrunk |= {"dataset_name": str(some_questions), "benchmarks": f"math500={shared / 'data' / 'math500.jsonl'}"}
+    for name in ("multi_attempt", "single_attempt"):
+        recipe = yaml.safe_load((ROOT / f"recipes/qwen2.5-math-1.5b/ppo/{name}.yaml").read_text(encoding="utf-8"))
+        recipe |= {key: value for key, value in shrunk.items() if name == "multi_attempt" or key != "max_attempts"}
+        path = tmp_path / "small" / "ppo" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    command = [
+        *(sys.executable, "-m", "multiattempt_trl", "experiment"),
+        *("--config", str(ROOT / "recipes/experiments/degradation.yaml"), "--recipes", str(tmp_path / "small")),
+        *("--accelerate", str(ROOT / "accelerate_configs/cpu_ddp.yaml"), "--seeds", "0"),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-4000:]
+    folder = tmp_path / "outputs/experiments/degradation-small"
+    cells = json.loads((folder / "results.json").read_text(encoding="utf-8"))["cells"]
+    assert list(cells) == ["multi-attempt", "multi-attempt, then single-turn", "single-turn", "warm start"]
+    steps = {}
+    for cell in list(cells)[:-1]:
+        lines = (folder / "seed0" / cell / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        steps[cell] = sum("loss" in json.loads(line) for line in lines)
+    # 25 rollouts of 8 dialogues an epoch, each trained on in 2 steps: 0.08 of it are 2, and half of that 1.
+    assert steps["multi-attempt"] == 4
+    assert steps["multi-attempt, then single-turn"] == 2
+    tokens = {cell: found["sampled_tokens"]["0"] for cell, found in cells.items()}
+    assert tokens["single-turn"] == pytest.approx(tokens["multi-attempt"], rel=0.3)
+    assert all(set(found["accuracy"]) == {str(k) for k in range(1, 8)} for found in cells.values())

@@ -26,6 +26,13 @@ class ExperimentArguments:
 
     config: str = field(metadata={"help": "The experiment, as recipes/experiments/credit.yaml."})
     output_dir: str | None = field(default=None, metadata={"help": "Default: outputs/experiments/<name>."})
+    recipes: str | None = field(
+        default=None,
+        metadata={
+            "help": "A folder whose ppo/ and grpo/ have recipes of the same names, to be taken instead of those that "
+            "the experiment names: recipes/qwen2.5-math-1.5b."
+        },
+    )
     seeds: list[int] | None = field(default=None, metadata={"help": "Default: those of the experiment."})
     jobs: int | None = field(
         default=None, metadata={"help": "Runs at the same time. Default: 2, or 1 with --accelerate."}
@@ -40,6 +47,8 @@ class ExperimentArguments:
             raise ValueError(f"jobs must be at least 1, got {self.jobs}")
         if self.accelerate is not None and not Path(self.accelerate).is_file():
             raise ValueError(f"there is no accelerate configuration {self.accelerate!r}")
+        if self.recipes is not None and not Path(self.recipes).is_dir():
+            raise ValueError(f"recipes must be a folder with recipes in ppo/ and grpo/, got {self.recipes!r}")
 
     @property
     def runs_at_once(self) -> int:
@@ -50,7 +59,8 @@ def main(argv: list[str]) -> None:
     """Runs what is missing, writes `results.json` and the figure, and prints the table."""
     parser = HfArgumentParser(ExperimentArguments, prog="multiattempt experiment")  # type: ignore[arg-type]
     (arguments,) = parser.parse_args_into_dataclasses(argv)
-    experiment = Experiment.read(Path(arguments.config), arguments.seeds and tuple(arguments.seeds))
+    seeds, recipes = arguments.seeds and tuple(arguments.seeds), arguments.recipes and Path(arguments.recipes)
+    experiment = Experiment.read(Path(arguments.config), seeds or None, recipes or None)
     layout = Layout.read(arguments.accelerate) if arguments.accelerate else Layout()
     plans = plan_cells(experiment, layout.processes)
     output = Path(arguments.output_dir or f"outputs/experiments/{experiment.name}")

@@ -34,6 +34,8 @@ class Cell:
     """A cell above, whose model of the same seed it starts from."""
     tokens_of: str | None = None
     """A cell above, whose sampled tokens decide how many steps this one takes."""
+    length: float | None = None
+    """Share of the training that its recipe describes."""
 
     @property
     def algorithm(self) -> str:
@@ -61,6 +63,16 @@ class Cell:
             raise ValueError(f"{where}: {taken[0]!r} is not to be set, the experiment says it")
         if self.tokens_of is not None and ("max_steps" in self.options or not self.train):
             raise ValueError(f"{where}: tokens_of decides the steps, so leave out max_steps and train: false")
+        if self.length is not None:
+            if isinstance(self.length, bool) or not isinstance(self.length, int | float) or not self.length > 0:
+                raise ValueError(
+                    f"{where}: length must be a share of its recipe's steps, above 0, got {self.length!r}"
+                )
+            if self.tokens_of is not None or not self.train or {"max_steps", "num_train_epochs"} & set(self.options):
+                raise ValueError(
+                    f"{where}: length decides the steps, so leave out tokens_of, max_steps, num_train_epochs and "
+                    "train: false"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +108,14 @@ class Experiment:
         return self.against or (self.cells[0].name,)
 
     @classmethod
-    def read(cls, path: Path, seeds: tuple[int, ...] | None = None) -> Self:
-        """Raises `ValueError` for a file that is not an experiment, naming what is wrong with it."""
+    def read(cls, path: Path, seeds: tuple[int, ...] | None = None, recipes: Path | None = None) -> Self:
+        """Raises `ValueError` for a file that is not an experiment, naming what is wrong with it.
+
+        Args:
+            seeds: other ones than the file's.
+            recipes: a folder with recipes of the same names, `ppo/multi_attempt.yaml` and the like, which take the
+                place of those that the file names.
+        """
         content = _mapping(_load(path), str(path))
         _check_keys(content, KEYS, str(path))
         recipe = content.get("recipe")
@@ -105,16 +123,17 @@ class Experiment:
             raise ValueError(f"{path}: recipe must name the recipe that all cells start from, got {recipe!r}")
         common = _mapping(content.get("set"), f"{path}: set")
         cells = [
-            _cell(str(name), _mapping(own, f"{path}: cell {name!r}"), recipe, common)
+            _cell(str(name), _mapping(own, f"{path}: cell {name!r}"), recipe, common, recipes)
             for name, own in _mapping(content.get("cells"), f"{path}: cells").items()
         ]
         grid = _mapping(content.get("grid"), f"{path}: grid")
-        cells += [_cell(_grid_name(own), own, recipe, common) for own in _combinations(grid, path)]
+        cells += [_cell(_grid_name(own), own, recipe, common, recipes) for own in _combinations(grid, path)]
         given = content.get("seeds", [0, 1, 2])
         if not isinstance(given, list) or any(type(seed) is not int for seed in given):
             raise ValueError(f"{path}: seeds must be a list of integers, got {given!r}")
+        name = path.stem if recipes is None else f"{path.stem}-{recipes.resolve().name}"
         against, show = (_names(content.get(key, []), f"{path}: {key}") for key in ("against", "show"))
-        return cls(name=path.stem, seeds=seeds or tuple(given), cells=tuple(cells), against=against, show=show)
+        return cls(name=name, seeds=seeds or tuple(given), cells=tuple(cells), against=against, show=show)
 
 
 def words(options: Mapping[str, Any]) -> list[str]:
@@ -136,13 +155,18 @@ def _word(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
-def _cell(name: str, fields: Mapping[str, Any], recipe: str, common: Mapping[str, Any]) -> Cell:
+def _cell(name: str, fields: Mapping[str, Any], recipe: str, common: Mapping[str, Any], recipes: Path | None) -> Cell:
     own = dict(fields)
     empty = sorted(key for key, value in {**common, **own}.items() if value is None)
     if empty:
         raise ValueError(f"cell {name!r}: {empty[0]} has no value; what has none is set in a recipe of its own")
-    ours = {key: own.pop(key) for key in ("recipe", "train", "model_of", "tokens_of") if key in own}
-    return Cell(name=name, own=own, common=common, **{"recipe": recipe, **ours})
+    ours = {key: own.pop(key) for key in ("recipe", "train", "model_of", "tokens_of", "length") if key in own}
+    named = ours.pop("recipe", recipe)
+    if not isinstance(named, str):
+        raise ValueError(f"cell {name!r}: recipe must name a recipe, got {named!r}")
+    if recipes is not None:
+        named = str(recipes.joinpath(*Path(named).parts[-2:]))
+    return Cell(name=name, recipe=named, own=own, common=common, **ours)
 
 
 def _combinations(grid: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:

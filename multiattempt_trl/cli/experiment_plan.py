@@ -37,6 +37,8 @@ class CellPlan:
     """Of `model_of`."""
     reference: "CellPlan | None"
     """Of `tokens_of`."""
+    shortened: Mapping[str, float]
+    """The option that makes its training as long as `length` says."""
     processes: int
     """That train together."""
     reuse: bool
@@ -65,11 +67,15 @@ class CellPlan:
         questions = number_of_questions(task, told, []) if args.max_steps <= 0 and cell.train else 0
         schedule = _schedule(args, processes, max(questions, args.generation_batch_size), attempts, tokens)
         start, reference = (above[name] if name else None for name in (cell.model_of, cell.tokens_of))
+        shortened = {} if cell.length is None else _shortened(args, schedule, cell.length)
+        for name, value in shortened.items():
+            setattr(args, name, value)
         if reference:
             args.max_steps = _steps(schedule, reference.schedule.expected_tokens, schedule.mean_tokens)
+        if reference or shortened:
             schedule = _schedule(args, processes, schedule.questions, attempts, tokens)
         read: dict[str, Any] = {"task": task, "evaluation": evaluation, "args": args, "model_args": model_args}
-        read |= {"start": start, "reference": reference}
+        read |= {"start": start, "reference": reference, "shortened": shortened}
         return cls(cell=cell, **read, schedule=schedule, processes=processes, reuse=reuse)
 
     def run(self, seed: int, output: Path) -> Run:
@@ -78,7 +84,7 @@ class CellPlan:
         place = ["--seed", str(seed), "--output_dir", str(folder)]
         start = self.start.run(seed, output) if self.start else None
         if cell.train:
-            options = dict(cell.options)
+            options = {**cell.options, **self.shortened}
             if self.reference:
                 options["max_steps"] = self.equal_steps(self.reference.run(seed, output).place)
             model = ["--model_name_or_path", str(start.folder)] if start else []
@@ -201,8 +207,16 @@ def _schedule(
 
 def _steps(schedule: Schedule, tokens: float, per_dialogue: float) -> int:
     """Whole rollouts, at least one, that sample so many tokens."""
-    per_rollout = schedule.rollout * schedule.iterations // schedule.update
-    return max(round(tokens / (per_dialogue * schedule.rollout)), 1) * per_rollout
+    return max(round(tokens / (per_dialogue * schedule.rollout)), 1) * schedule.steps_of_rollout
+
+
+def _shortened(args: MultiAttemptGRPOConfig, schedule: Schedule, length: float) -> dict[str, float]:
+    """Whole rollouts, at least one; or a share of the epochs, which are rounded where they are counted."""
+    if args.max_steps <= 0:
+        return {"num_train_epochs": args.num_train_epochs * length}
+    return {
+        "max_steps": max(round(length * args.max_steps / schedule.steps_of_rollout), 1) * schedule.steps_of_rollout
+    }
 
 
 def _mean(logged: Sequence[Mapping[str, Any]], key: str, otherwise: float) -> float:

@@ -107,6 +107,11 @@ class Schedule:
         return self.per_device * self.accumulation * self.processes
 
     @property
+    def steps_of_rollout(self) -> int:
+        """Optimizer steps that a rollout is trained on."""
+        return self.rollout * self.iterations // self.update
+
+    @property
     def micro_batches(self) -> int:
         """In each process, over the run."""
         return self.steps * self.accumulation
