@@ -21,7 +21,7 @@ from multiattempt_trl.cli import experiment_file, main, reproduce, reuse
 from multiattempt_trl.cli.arguments import Settings
 from multiattempt_trl.cli.experiment import run_cells
 from multiattempt_trl.cli.experiment_cost import seconds_left
-from multiattempt_trl.cli.experiment_file import Experiment
+from multiattempt_trl.cli.experiment_file import Cell, Experiment
 from multiattempt_trl.cli.experiment_plan import CellPlan, done_runs, plan_cells
 from multiattempt_trl.cli.experiment_results import print_results, write_results
 from multiattempt_trl.cli.experiment_shown import numbers
@@ -151,6 +151,15 @@ def test_a_grid_is_every_combination_below_the_named_cells(tmp_path: Path, recip
         ({"cells": {"a": {}, "b": {"tokens_of": "a", "max_steps": 8}}}, "cell 'b': tokens_of decides the steps"),
         ({"cells": {"a": {"recipe": 3}}}, "cell 'a': recipe must name a recipe, got 3"),
         ({"cells": {"a": {"length": 0}}}, "cell 'a': length must be a share of its recipe's steps, above 0, got 0"),
+        ({"cells": {"a": {"length": float("inf")}}}, "cell 'a': length must be .* got inf"),
+        (
+            {"cells": {"a": {}, "b": {"tokens_of": "a", "update_batch_size": 512}}},
+            "cell 'b': an update takes 512 dialogues, which must divide those of a rollout, 16 x 1",
+        ),
+        (
+            {"cells": {"a": {"use_peft": True}, "b": {"model_of": "a"}}},
+            "cell 'b': model_of 'a' leaves an adapter, which no training can start from",
+        ),
         ({"cells": {"a": {"length": "half"}}}, "cell 'a': length must be .* got 'half'"),
         ({"cells": {"a": {"length": 0.5, "max_steps": 4}}}, "cell 'a': length decides the steps, so leave out"),
         ({"cells": {"a": {}, "b": {"length": 0.5, "tokens_of": "a"}}}, "cell 'b': length decides the steps"),
@@ -272,8 +281,26 @@ def test_the_same_file_runs_the_recipes_of_another_model(path: Path, monkeypatch
     plans = plan_cells(theirs, processes=8)
     for plan, cell in zip(plans, ours.cells, strict=True):
         assert plan.cell.recipe == cell.recipe.replace("recipes/arithmetic", "recipes/qwen2.5-math-1.5b")
-        assert plan.cell.options == cell.options
+        assert plan.args.credit == cell.own.get("credit", "terminal")
+        assert plan.args.feedback == cell.own.get("feedback", "binary")
+        assert plan.args.budget_draw == cell.own.get("budget_draw", "uniform")
+        assert plan.args.max_attempts == cell.own.get("max_attempts", 1 if "single" in cell.recipe else 5)
         assert plan.model_args.model_name_or_path == "Qwen/Qwen2.5-Math-1.5B"
+
+
+def test_the_experiments_share_their_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with those that were run when the paper's credit stood in the recipe."""
+    monkeypatch.chdir(ROOT)
+    plans = [plan for path in EXPERIMENTS for plan in plan_cells(Experiment.read(path))]
+    first = [plans_of(path)[0][0].run(0, Path("out")).essence for path in EXPERIMENTS]
+    assert len(first) == 8
+    paper = Cell(name="a", recipe="recipes/arithmetic/ppo/paper.yaml", common={"budget": 7, "base_model": "none"})
+    before = CellPlan.of(paper, {}, 1, True).run(0, Path("out")).essence
+    assert all(one == before for one in first)
+    assert before["options"]["credit"] == ["terminal"]
+    single = [plan for plan in plans if plan.cell.recipe.endswith("ppo/single_attempt.yaml") and plan.reference]
+    assert len({json.dumps(plan.cell.options, sort_keys=True) for plan in single}) == 1
+    assert {plan.args.credit for plan in single} == {"terminal"}
 
 
 def test_recipes_that_are_not_there(tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -603,8 +630,9 @@ def test_a_field_is_the_same_wherever_it_is_said(tmp_path: Path, recipe: Path, c
     # What the recipe says anyway, and in the recipe what was a field.
     plans, _ = planned_as(tmp_path, "first", {"two": {"lam": 0.9, "credit": "own", "max_attempts": 2}}, recipe)
     assert plans[0].run(0, first).is_done()
-    recipe.write_text(recipe.read_text(encoding="utf-8").replace("credit: terminal", "credit: own"), encoding="utf-8")
-    plans, second = planned_as(tmp_path, "second", {"two": {"lam": 0.9}}, recipe)
+    said = yaml.safe_load(recipe.read_text(encoding="utf-8")) | {"lam": 0.9}
+    recipe.write_text(yaml.safe_dump(said), encoding="utf-8")
+    plans, second = planned_as(tmp_path, "second", {"two": {"credit": "own"}}, recipe)
     run_cells(plans, (0,), second, child, 1)
     assert calls(second) == []
     plans, third = planned_as(tmp_path, "third", {"two": {"lam": 0.9, "credit": "terminal"}}, recipe)

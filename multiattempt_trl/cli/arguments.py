@@ -137,8 +137,8 @@ class EvalArguments:
         """Raises `ValueError` for what only `multiattempt eval` can do."""
         if self.eval_backend.startswith("vllm"):
             raise ValueError(
-                f"eval_backend {self.eval_backend!r} evaluates a saved model: choose 'transformers' or 'continuous' "
-                "here, or skip_eval, and then run multiattempt eval"
+                f"eval_backend {self.eval_backend!r} evaluates a saved model, by multiattempt eval: choose "
+                "'transformers' or 'continuous' here"
             )
 
 

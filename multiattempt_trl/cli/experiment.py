@@ -25,7 +25,9 @@ class ExperimentArguments:
     """What is run."""
 
     config: str = field(metadata={"help": "The experiment, as recipes/experiments/credit.yaml."})
-    output_dir: str | None = field(default=None, metadata={"help": "Default: outputs/experiments/<name>."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Default: outputs/experiments/<name>, or <name>-<recipes>."}
+    )
     recipes: str | None = field(
         default=None,
         metadata={

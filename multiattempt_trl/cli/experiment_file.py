@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Any, Self
 
@@ -64,7 +65,8 @@ class Cell:
         if self.tokens_of is not None and ("max_steps" in self.options or not self.train):
             raise ValueError(f"{where}: tokens_of decides the steps, so leave out max_steps and train: false")
         if self.length is not None:
-            if isinstance(self.length, bool) or not isinstance(self.length, int | float) or not self.length > 0:
+            number = isinstance(self.length, int | float) and not isinstance(self.length, bool)
+            if not number or not 0 < self.length < inf:
                 raise ValueError(
                     f"{where}: length must be a share of its recipe's steps, above 0, got {self.length!r}"
                 )

@@ -58,7 +58,8 @@ class CellPlan:
             if unknown := [name for name in cell.options if name not in known]:  # argparse would take a beginning
                 raise ValueError(f"unknown field {unknown[0]!r}")
             task, evaluation, args, model_args = parser.parse_args_and_config(line)
-            started_from = above[cell.model_of].args if cell.model_of else None
+            start, reference = (above[name] if name else None for name in (cell.model_of, cell.tokens_of))
+            started_from = (start.args, start.model_args) if start else None
             check_cell(cell, task, evaluation, args, model_args, started_from)
         except ValueError as error:
             raise ValueError(f"cell {cell.name!r}: {error}") from error
@@ -66,7 +67,11 @@ class CellPlan:
         attempts, tokens = mean_lengths(args, told, [])
         questions = number_of_questions(task, told, []) if args.max_steps <= 0 and cell.train else 0
         schedule = _schedule(args, processes, max(questions, args.generation_batch_size), attempts, tokens)
-        start, reference = (above[name] if name else None for name in (cell.model_of, cell.tokens_of))
+        if (reference or cell.length) and schedule.rollout * schedule.iterations % schedule.update:
+            raise ValueError(
+                f"cell {cell.name!r}: an update takes {schedule.update} dialogues, which must divide those of a rollout, "
+                f"{schedule.rollout} x {schedule.iterations}, for tokens_of and length"
+            )
         shortened = {} if cell.length is None else _shortened(args, schedule, cell.length)
         for name, value in shortened.items():
             setattr(args, name, value)
@@ -213,7 +218,7 @@ def _steps(schedule: Schedule, tokens: float, per_dialogue: float) -> int:
 def _shortened(args: MultiAttemptGRPOConfig, schedule: Schedule, length: float) -> dict[str, float]:
     """Whole rollouts, at least one; or a share of the epochs, which are rounded where they are counted."""
     if args.max_steps <= 0:
-        return {"num_train_epochs": args.num_train_epochs * length}
+        return {"num_train_epochs": float(f"{args.num_train_epochs * length:.10g}")}
     return {
         "max_steps": max(round(length * args.max_steps / schedule.steps_of_rollout), 1) * schedule.steps_of_rollout
     }

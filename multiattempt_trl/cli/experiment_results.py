@@ -108,7 +108,7 @@ def _cell(plan: CellPlan, runs: Runs) -> dict[str, Any]:
     blocks = {str(seed): run.block() for seed, run in runs.items()}
     return {
         "recipe": plan.cell.recipe,
-        "settings": plan.cell.options,
+        "settings": {**plan.cell.options, **plan.shortened},
         "commands": {str(seed): run.command for seed, run in runs.items()},
         "sampled_tokens": {str(seed): sampled_tokens(run.folder) for seed, run in runs.items()},
         "seconds": {str(seed): run.seconds() for seed, run in runs.items()},

@@ -56,7 +56,8 @@ def run(
     resume = to_resume(args.resume_from_checkpoint, args)
     domain.check_stop_at_box(args.stop_at_box)
     settings = _settings(domain, args)
-    evaluation.check_after_training()
+    if task.watch or not task.skip_eval:
+        evaluation.check_after_training()
     evaluator = None
     if not task.skip_eval:  # whatever is wrong with the evaluation is found now, not after days of training
         evaluator = Evaluator.prepare(evaluation, settings, domain, model_name=args.output_dir)

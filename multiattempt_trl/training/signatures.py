@@ -115,7 +115,7 @@ def sandbagging(history: History) -> str | None:
         f"first attempts fell from {_percent(best['accuracy/within_1'])} {_at(best)} to "
         f"{_percent(now['accuracy/within_1'])}, while later ones rose from {_percent(best['wrong_to_right'])} to "
         f"{_percent(now['wrong_to_right'])}: answers are kept back for later attempts. Pay each attempt "
-        "for itself: credit=own."
+        "for itself (credit=own), or give more questions a single one (single_attempt_share)."
     )
 
 
