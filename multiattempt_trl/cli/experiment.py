@@ -26,7 +26,7 @@ class ExperimentArguments:
 
     config: str = field(metadata={"help": "The experiment, as recipes/experiments/credit.yaml."})
     output_dir: str | None = field(
-        default=None, metadata={"help": "Default: outputs/experiments/<name>, or <name>-<recipes>."}
+        default=None, metadata={"help": "Default: outputs/experiments/<name>, with --recipes <name>-<their folder>."}
     )
     recipes: str | None = field(
         default=None,

@@ -69,8 +69,8 @@ class CellPlan:
         schedule = _schedule(args, processes, max(questions, args.generation_batch_size), attempts, tokens)
         if (reference or cell.length) and schedule.rollout * schedule.iterations % schedule.update:
             raise ValueError(
-                f"cell {cell.name!r}: an update takes {schedule.update} dialogues, which must divide those of a rollout, "
-                f"{schedule.rollout} x {schedule.iterations}, for tokens_of and length"
+                f"cell {cell.name!r}: an update takes {schedule.update} dialogues, which must divide those of a "
+                f"rollout, {schedule.rollout} x {schedule.iterations}, for tokens_of and length"
             )
         shortened = {} if cell.length is None else _shortened(args, schedule, cell.length)
         for name, value in shortened.items():
