@@ -696,9 +696,12 @@ def test_reproduce_makes_its_own_runs(
         raise ValueError("enough")
 
     monkeypatch.setattr(reproduce, "run_cells", stop)
-    with pytest.raises(ValueError, match="enough"):
-        reproduce.main(["--output_dir", str(tmp_path / "out")])
-    assert [plan.reuse for plan in given] == [False] * 3
+    for algorithm in ("ppo", "grpo"):
+        with pytest.raises(ValueError, match="enough"):
+            reproduce.main(["--output_dir", str(tmp_path / "out"), "--algorithm", algorithm])
+    assert [plan.reuse for plan in given] == [False] * 6
+    assert {plan.args.credit for plan in given} == {"terminal"}
+    assert [plan.cell.algorithm for plan in given] == ["ppo"] * 3 + ["grpo"] * 3
 
 
 def test_a_run_made_elsewhere_is_known_by_its_command(tmp_path: Path, recipe: Path, child: Runner) -> None:

@@ -67,17 +67,18 @@ def main(argv: list[str]) -> None:
 
 def to_experiment(arguments: ReproduceArguments) -> Experiment:
     """The three arms as cells; raises `ValueError` where the recipes are not here."""
-    multi = "paper" if arguments.algorithm == "ppo" else "multi_attempt"
-    recipes = {name: f"recipes/arithmetic/{arguments.algorithm}/{name}.yaml" for name in (multi, "single_attempt")}
+    names = ("multi_attempt", "single_attempt")
+    recipes = {name: f"recipes/arithmetic/{arguments.algorithm}/{name}.yaml" for name in names}
     for recipe in recipes.values():
         if not Path(recipe).is_file():
             raise ValueError(f"{recipe} is not here: run this from the root of the repository")
     # The warm start is an arm of its own, so that none needs it beside it.
     common = {"benchmarks": arguments.benchmark, "budget": arguments.budget, "base_model": NO_BASE}
+    common["credit"] = "terminal"  # the paper's, whatever the recipe has
     steps = {} if arguments.max_steps is None else {"max_steps": arguments.max_steps}
     cells = (
-        Cell(name="warm_start", recipe=recipes[multi], common=common, train=False),
-        Cell(name="multi_attempt", recipe=recipes[multi], common=common, own=steps),
+        Cell(name="warm_start", recipe=recipes["multi_attempt"], common=common, train=False),
+        Cell(name="multi_attempt", recipe=recipes["multi_attempt"], common=common, own=steps),
         Cell(name="single_turn", recipe=recipes["single_attempt"], common=common, tokens_of="multi_attempt"),
     )
     return Experiment(name="reproduce", seeds=tuple(arguments.seeds), cells=cells)
