@@ -80,6 +80,7 @@ def run(
             clock["evaluation"] = perf_counter()
     spans = [f"{name} {now - before:.0f} s" for (_, before), (name, now) in pairwise(clock.items())]
     _say("Time: " + ", ".join(spans))
+    trainer.accelerator.wait_for_everyone()  # a process that leaves while another still writes could end in an abort
     trainer.end()
 
 
