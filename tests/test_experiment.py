@@ -291,14 +291,15 @@ def test_the_same_file_runs_the_recipes_of_another_model(path: Path, monkeypatch
 def test_the_experiments_share_their_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with those that were run when the paper's credit stood in the recipe."""
     monkeypatch.chdir(ROOT)
-    plans = [plan for path in EXPERIMENTS for plan in plan_cells(Experiment.read(path))]
-    first = [plans_of(path)[0][0].run(0, Path("out")).essence for path in EXPERIMENTS]
+    of_each = [plan_cells(Experiment.read(path)) for path in EXPERIMENTS]
+    first = [plans[0].run(0, Path("out")).essence for plans in of_each]
     assert len(first) == 8
     paper = Cell(name="a", recipe="recipes/arithmetic/ppo/paper.yaml", common={"budget": 7, "base_model": "none"})
     before = CellPlan.of(paper, {}, 1, True).run(0, Path("out")).essence
     assert all(one == before for one in first)
     assert before["options"]["credit"] == ["terminal"]
-    single = [plan for plan in plans if plan.cell.recipe.endswith("ppo/single_attempt.yaml") and plan.reference]
+    every = [plan for plans in of_each for plan in plans]
+    single = [plan for plan in every if plan.cell.recipe.endswith("ppo/single_attempt.yaml") and plan.reference]
     assert len({json.dumps(plan.cell.options, sort_keys=True) for plan in single}) == 1
     assert {plan.args.credit for plan in single} == {"terminal"}
 

@@ -61,8 +61,9 @@ def main(argv: list[str]) -> None:
     """Runs what is missing, writes `results.json` and the figure, and prints the table."""
     parser = HfArgumentParser(ExperimentArguments, prog="multiattempt experiment")  # type: ignore[arg-type]
     (arguments,) = parser.parse_args_into_dataclasses(argv)
-    seeds, recipes = arguments.seeds and tuple(arguments.seeds), arguments.recipes and Path(arguments.recipes)
-    experiment = Experiment.read(Path(arguments.config), seeds or None, recipes or None)
+    seeds = tuple(arguments.seeds) if arguments.seeds else None
+    recipes = Path(arguments.recipes) if arguments.recipes else None
+    experiment = Experiment.read(Path(arguments.config), seeds, recipes)
     layout = Layout.read(arguments.accelerate) if arguments.accelerate else Layout()
     plans = plan_cells(experiment, layout.processes)
     output = Path(arguments.output_dir or f"outputs/experiments/{experiment.name}")

@@ -21,12 +21,15 @@ def check_cell(
     evaluation: EvalArguments,
     args: MultiAttemptGRPOConfig,
     model_args: ModelConfig,
-    started_from: tuple[MultiAttemptGRPOConfig, ModelConfig] | None,
+    started_from: MultiAttemptGRPOConfig | None,
+    *,
+    from_adapter: bool,
 ) -> None:
     """Raises `ValueError` for what a training or an evaluation of the cell would refuse.
 
     Args:
         started_from: how the cell of `model_of` was trained.
+        from_adapter: whether that leaves an adapter.
     """
     if task.skip_eval:
         raise ValueError("skip_eval leaves nothing to report")
@@ -34,7 +37,7 @@ def check_cell(
         raise ValueError("load_best_model_at_end cannot be gone on with where it was broken off: leave it out")
     if cell.train:
         evaluation.check_after_training()
-        if started_from is not None and started_from[1].use_peft:
+        if from_adapter:
             raise ValueError(f"model_of {cell.model_of!r} leaves an adapter, which no training can start from")
     domain = get_domain(task.domain)
     if cell.model_of is None and not model_args.model_name_or_path and domain.build_model is None:
@@ -45,7 +48,7 @@ def check_cell(
         if unknown:
             raise ValueError(f"it trains nothing, and {unknown[0]!r} is no field of an evaluation")
     # A model that another cell has trained is spoken to as it was then, but for what this cell says itself.
-    trained = args if cell.train or started_from is None else started_from[0]
+    trained = args if cell.train or started_from is None else started_from
     words = {name: getattr(args if name in cell.own else trained, name) for name in WORDS_TOLD}
     settings = Settings(domain=task.domain, max_attempt_tokens=trained.max_completion_length, **words)
     eval_plan(replace(evaluation, base_model=NO_BASE), settings, domain, model_name=cell.name)

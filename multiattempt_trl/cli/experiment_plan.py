@@ -59,8 +59,8 @@ class CellPlan:
                 raise ValueError(f"unknown field {unknown[0]!r}")
             task, evaluation, args, model_args = parser.parse_args_and_config(line)
             start, reference = (above[name] if name else None for name in (cell.model_of, cell.tokens_of))
-            started_from = (start.args, start.model_args) if start else None
-            check_cell(cell, task, evaluation, args, model_args, started_from)
+            started_from, from_adapter = (start.args, start.model_args.use_peft) if start else (None, False)
+            check_cell(cell, task, evaluation, args, model_args, started_from, from_adapter=from_adapter)
         except ValueError as error:
             raise ValueError(f"cell {cell.name!r}: {error}") from error
         told = PlanArguments()
@@ -76,7 +76,7 @@ class CellPlan:
         for name, value in shortened.items():
             setattr(args, name, value)
         if reference:
-            args.max_steps = _steps(schedule, reference.schedule.expected_tokens, schedule.mean_tokens)
+            args.max_steps = _steps_of_tokens(schedule, reference.schedule.expected_tokens, schedule.mean_tokens)
         if reference or shortened:
             schedule = _schedule(args, processes, schedule.questions, attempts, tokens)
         read: dict[str, Any] = {"task": task, "evaluation": evaluation, "args": args, "model_args": model_args}
@@ -126,7 +126,7 @@ class CellPlan:
             length = _mean(logged, f"tokens/attempt_{k}", length)
             expected += self.args.share_with_at_least(k) * reach * length
             reach = 1 - _mean(logged, f"accuracy/within_{k}", 1 - reach)
-        return _steps(self.schedule, int(logged[-1]["sampled_tokens_total"]), expected)
+        return _steps_of_tokens(self.schedule, int(logged[-1]["sampled_tokens_total"]), expected)
 
     def _evaluation(self, *, untrained: bool) -> list[str]:
         """The command that evaluates a model as this cell does. A trained one knows itself which words it was told."""
@@ -210,18 +210,20 @@ def _schedule(
     )
 
 
-def _steps(schedule: Schedule, tokens: float, per_dialogue: float) -> int:
-    """Whole rollouts, at least one, that sample so many tokens."""
-    return max(round(tokens / (per_dialogue * schedule.rollout)), 1) * schedule.steps_of_rollout
+def _steps(schedule: Schedule, rollouts: float) -> int:
+    """Of as many rollouts, made whole, and at least one."""
+    return max(round(rollouts), 1) * schedule.steps_of_rollout
+
+
+def _steps_of_tokens(schedule: Schedule, tokens: float, per_dialogue: float) -> int:
+    return _steps(schedule, tokens / (per_dialogue * schedule.rollout))
 
 
 def _shortened(args: MultiAttemptGRPOConfig, schedule: Schedule, length: float) -> dict[str, float]:
-    """Whole rollouts, at least one; or a share of the epochs, which are rounded where they are counted."""
+    """Steps of whole rollouts; or a share of the epochs, which are rounded where they are counted."""
     if args.max_steps <= 0:
         return {"num_train_epochs": float(f"{args.num_train_epochs * length:.10g}")}
-    return {
-        "max_steps": max(round(length * args.max_steps / schedule.steps_of_rollout), 1) * schedule.steps_of_rollout
-    }
+    return {"max_steps": _steps(schedule, length * args.max_steps / schedule.steps_of_rollout)}
 
 
 def _mean(logged: Sequence[Mapping[str, Any]], key: str, otherwise: float) -> float:
